@@ -1,0 +1,95 @@
+# Installs what is missing, builds, runs the demo, the tests and the benchmarks.
+SHELL := /bin/bash
+PYTHON ?= python3
+# TORCH=system takes the torch that PYTHON already has; otherwise the version to install.
+TORCH ?= 2.13.0
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q $(PIP_ARGS)
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(PYTEST_ARGS)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help build demo test test-models test-gpu bench lint check-code format clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         build and train a scikit-learn network as a torch layer (table, picture, trained.onnx in out/)"
+	@echo "make test         build, check the code, run the tests"
+	@echo "make test-models  whole networks exported by torch, against torch"
+	@echo "make test-gpu     the tests that need CUDA (TORCH=system takes the torch of PYTHON)"
+	@echo "make bench        benchmarks, results appended to benchmarks/results/"
+	@echo "make lint         ruff, mypy, layers, formatting      make format  apply the formatting"
+	@echo "make clean        remove what was built               make distclean  the environment, too"
+
+# What the machine needs: a compiler, cmake, ninja, protobuf, Python's venv and headers.
+.make/system: tools/install_system.sh
+	@mkdir -p .make
+	@PYTHON=$(PYTHON) tools/install_system.sh
+	@touch $@
+
+.make/venv-$(TORCH): .make/system
+	@rm -rf $(VENV) .make/venv-* .make/requirements .make/requirements-dev .make/editable
+	@echo "environment: $(VENV) (torch $(TORCH))"
+ifeq ($(TORCH),system)
+	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(BIN)/python -c "import torch"
+else
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==$(TORCH)
+endif
+	@touch $@
+
+.make/requirements: requirements.txt .make/venv-$(TORCH)
+	@echo "installing requirements.txt"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+.make/requirements-dev: requirements-dev.txt .make/requirements
+	@echo "installing requirements-dev.txt"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+build: .make/requirements
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@[ -f .make/editable ] || { $(PIP) --no-deps --no-build-isolation -e . && touch .make/editable; }
+
+demo: build
+	@$(BIN)/python examples/quickstart.py
+
+test: check-code
+	@$(PYTEST) -m "not models and not gpu" tests
+
+test-models: build .make/requirements-dev
+	@$(PYTEST) -m models tests
+
+test-gpu: build .make/requirements-dev
+	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m gpu tests
+
+bench: build
+	@$(BIN)/python benchmarks/spine.py
+
+check-code: build .make/requirements-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python tools/check_layers.py
+
+lint: check-code
+	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+format: .make/requirements-dev
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+clean:
+	rm -rf build build-* dist out ortmod.egg-info ortmod/lib ortmod/_C*.so ortmod/_build_info.py .make/editable
+
+distclean: clean
+	rm -rf .venv .make

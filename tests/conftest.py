@@ -1,0 +1,26 @@
+"""Shared set-up of all tests: ortmod imports, seeds and threads are fixed, markers follow from the folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ortmod  # noqa: F401
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    no_cuda = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "models" in Path(item.path).relative_to(Path(__file__).parent).parts[:-1]:
+            item.add_marker(pytest.mark.models)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_cuda)
