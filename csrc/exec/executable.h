@@ -1,0 +1,77 @@
+// What Python, the trainer and C++ hold: a graph, its arguments, and the plans compiled for each kind of call.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace ortmod {
+
+class PlanPair;
+
+/// What distinguishes the graphs that a call needs: which arguments want gradients, and train or eval.
+struct Mode {
+  std::vector<bool> needs;  // per argument; empty: no gradient wanted
+  bool training = false;
+  bool operator==(const Mode&) const = default;
+};
+
+/// Arguments are the graph's inputs, then the weights named at construction (parameters and buffers); all other weights are constants.
+/// Thread-safe. Tensors of a call share one device; arguments may be non-contiguous (a copy is made).
+class Executable : public std::enable_shared_from_this<Executable> {
+ public:
+  static std::shared_ptr<Executable> make(std::unique_ptr<Graph> graph, const std::vector<std::string>& argument_weights);
+  ~Executable();
+
+  const Graph& graph() const { return *graph_; }
+  size_t num_inputs() const { return graph_->inputs.size(); }
+  size_t num_args() const { return num_inputs() + arg_weights_.size(); }
+  size_t num_outputs() const { return graph_->outputs.size(); }
+
+  struct Forward {
+    std::vector<at::Tensor> outputs;  // the graph's outputs, then the new values of updated buffers (training mode)
+    std::vector<at::Tensor> kept;     // what backward reads: one byte tensor, then data-dependent ones; empty without gradient
+  };
+  Forward forward(at::TensorList args, const Mode& mode);
+
+  /// Arguments and outputs that backward reads besides the kept tensors, as indices.
+  struct Saved {
+    std::vector<int> args, outputs;
+  };
+  const Saved& saved(const Mode& mode);
+  /// Weights whose buffers are updated by a forward in training mode: argument index, in the order of Forward::outputs' tail.
+  std::vector<int> updated_args(bool training);
+
+  /// Gradient per argument, undefined where not needed. `saved_*` in the order of saved(); `arg_dims`: the dims of all arguments of the
+  /// forward call, flattened as rank, d0, d1, ... per argument; undefined `grads` are zeros; `may_overwrite`: kept values may be destroyed.
+  std::vector<at::Tensor> backward(const Mode& mode, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
+                                   at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite);
+
+  /// Double backward: the joint graph (forward and backward in one) as an Executable whose arguments are this one's arguments and one
+  /// gradient per differentiable output, and whose outputs are the gradients of the needed arguments, in order.
+  /// Random masks of the forward call are further arguments (see joint_masks).
+  std::shared_ptr<Executable> joint(const Mode& mode);
+
+  /// Output dtypes and (symbolic) dims for given argument dims; kAnyDim where data-dependent.
+  std::vector<Type> output_types(const std::vector<Type>& args, const Mode& mode);
+
+  /// A registered number by which dispatcher ops name this executable, and back (ModelError when it is gone).
+  int64_t handle() const { return handle_; }
+  static std::shared_ptr<Executable> from_handle(int64_t handle);
+
+ private:
+  Executable() = default;
+  std::shared_ptr<PlanPair> pair(const Mode& mode);
+
+  std::unique_ptr<Graph> graph_;
+  std::vector<std::string> arg_weights_;
+  int64_t handle_ = 0;
+  std::mutex mutex_;
+  std::vector<std::pair<Mode, std::shared_ptr<PlanPair>>> pairs_;
+};
+
+}  // namespace ortmod

@@ -1,0 +1,10 @@
+// Operators: activation.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable activation_ops() {
+  return {};
+}
+
+}  // namespace ortmod

@@ -1,0 +1,10 @@
+// Operators: compare.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable compare_ops() {
+  return {};
+}
+
+}  // namespace ortmod

@@ -1,0 +1,10 @@
+// Operators: control.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable control_ops() {
+  return {};
+}
+
+}  // namespace ortmod

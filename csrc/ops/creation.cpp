@@ -1,0 +1,10 @@
+// Operators: creation.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable creation_ops() {
+  return {};
+}
+
+}  // namespace ortmod

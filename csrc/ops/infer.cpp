@@ -1,0 +1,110 @@
+// Inference of one node and the helpers that inference functions share.
+#include "ops/infer.h"
+
+#include "ops/op.h"
+
+namespace ortmod {
+
+const Type& Infer::type(size_t i) const {
+  if (!has(i)) fail("a required input is missing", static_cast<int>(i));
+  return *in_[i];
+}
+
+void Infer::fail(const std::string& what, int input, const std::string& advice) const {
+  ortmod::fail(ErrorKind::kShape, "infer", what, node, input, advice);
+}
+
+int64_t Infer::axis(int64_t a, int64_t rank) const {
+  const int64_t n = a < 0 ? a + rank : a;
+  if (n < 0 || n >= rank) fail("axis out of range: got " + std::to_string(a) + " for rank " + std::to_string(rank));
+  return n;
+}
+
+std::optional<SmallVec<int64_t, 6>> Infer::axes(size_t input, int64_t rank) const {
+  SmallVec<int64_t, 6> r;
+  if (node.has("axes")) {
+    for (int64_t a : node.ints("axes")) r.push_back(axis(a, rank));
+    return r;
+  }
+  if (!has(input)) return r;
+  const HostInts* v = ints(input);
+  if (!v) return std::nullopt;
+  for (Dim a : v->v) {
+    if (a == kAnyDim) return std::nullopt;
+    r.push_back(axis(a, rank));
+  }
+  return r;
+}
+
+std::optional<Dim> broadcast_dim(Dim a, Dim b) {
+  if (a == b && a != kAnyDim) return a;
+  if (a == 1) return b;
+  if (b == 1) return a;
+  if (is_known(a) && is_known(b)) return std::nullopt;
+  if (is_known(a)) return a;
+  if (is_known(b)) return b;
+  return kAnyDim;
+}
+
+Dims Infer::broadcast(const Dims& a, const Dims& b) const {
+  const Dims& l = a.size() >= b.size() ? a : b;
+  const Dims& s = a.size() >= b.size() ? b : a;
+  Dims r = l;
+  const size_t d = l.size() - s.size();
+  for (size_t i = 0; i < s.size(); ++i) {
+    const auto x = broadcast_dim(l[d + i], s[i]);
+    if (!x) fail("shapes cannot be broadcast: got " + to_string(a) + " and " + to_string(b));
+    r[d + i] = *x;
+  }
+  return r;
+}
+
+void Infer::broadcast_all(DType t) {
+  Dims r;
+  for (size_t i = 0; i < num_in(); ++i) {
+    if (!has(i)) continue;
+    if (!ranked(i)) return out_unranked(0, t);
+    r = i == 0 ? dims(i) : broadcast(r, dims(i));
+  }
+  out(0, t, std::move(r));
+}
+
+namespace {
+
+std::optional<HostInts> host_ints_of(const Value* v) {
+  if (!v || !v->is_constant()) return std::nullopt;
+  const DType t = v->literal->dtype();
+  if (!(is_integer(t) || t == DType::kBool) || v->literal->numel() > 64) return std::nullopt;
+  HostInts h;
+  h.dims = v->literal->dims();
+  for (int64_t e : v->literal->to_ints()) h.v.push_back(e);
+  return h;
+}
+
+}  // namespace
+
+void infer_node(Node& n) {
+  const OpDef* def = find_op(n.op);
+  if (!def || !def->infer) return;
+  std::vector<const Type*> in;
+  std::vector<std::optional<HostInts>> host;
+  std::vector<const HostInts*> ints;
+  host.reserve(n.inputs.size());
+  for (const Value* v : n.inputs) {
+    in.push_back(v ? &v->type : nullptr);
+    host.push_back(v && v->host ? std::optional<HostInts>(*v->host) : host_ints_of(v));
+    ints.push_back(host.back() ? &*host.back() : nullptr);
+  }
+  std::vector<Type> out(n.outputs.size());
+  std::vector<std::optional<HostInts>> out_ints(n.outputs.size());
+  Infer ctx(n, in, ints, out, out_ints);
+  def->infer(ctx);
+  for (size_t i = 0; i < n.outputs.size(); ++i) {
+    Value* o = n.outputs[i];
+    if (!o) continue;
+    if (out[i].dtype != DType::kUndefined || out[i].kind != Kind::kTensor) o->type = out[i];
+    if (out_ints[i]) o->host = std::make_shared<const HostInts>(std::move(*out_ints[i]));
+  }
+}
+
+}  // namespace ortmod

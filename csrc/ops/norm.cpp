@@ -1,0 +1,10 @@
+// Operators: norm.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable norm_ops() {
+  return {};
+}
+
+}  // namespace ortmod

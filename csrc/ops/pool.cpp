@@ -1,0 +1,10 @@
+// Operators: pool.
+#include "ops/registry.h"
+
+namespace ortmod {
+
+OpTable pool_ops() {
+  return {};
+}
+
+}  // namespace ortmod

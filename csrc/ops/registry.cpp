@@ -1,0 +1,44 @@
+// The list of all operator tables and look-up by interned name.
+#include "ops/registry.h"
+
+#include <unordered_map>
+
+namespace ortmod {
+namespace {
+
+struct Registry {
+  std::vector<OpTable> tables;
+  std::vector<const OpDef*> all;
+  std::unordered_map<Op, const OpDef*> by_op;
+
+  Registry() {
+    for (OpTable (*make)() : {pointwise_ops, compare_ops, activation_ops, reduce_ops, view_ops, index_ops, scatter_ops, creation_ops,
+                              matmul_ops, conv_ops, pool_ops, norm_ops, softmax_ops, attention_ops, loss_ops, random_ops, ml_ops,
+                              sequence_ops, control_ops, fused_ops})
+      tables.push_back(make());
+    for (const OpTable& t : tables)
+      for (const OpDef& d : t) {
+        all.push_back(&d);
+        by_op.emplace(intern(d.domain, d.name), &d);
+      }
+  }
+};
+
+const Registry& registry() {
+  static const Registry r;
+  return r;
+}
+
+}  // namespace
+
+const OpDef* find_op(Op op) {
+  const auto& m = registry().by_op;
+  const auto it = m.find(op);
+  return it == m.end() ? nullptr : it->second;
+}
+
+std::span<const OpDef* const> all_ops() { return registry().all; }
+
+Grads no_grad(const Grad& g) { return Grads(g.num_inputs()); }
+
+}  // namespace ortmod

@@ -1,0 +1,32 @@
+// The tables of operators, one per family; registry.cpp lists them.
+#pragma once
+#include <vector>
+
+#include "ops/op.h"
+
+namespace ortmod {
+
+using OpTable = std::vector<OpDef>;
+
+OpTable pointwise_ops();
+OpTable compare_ops();
+OpTable activation_ops();
+OpTable reduce_ops();
+OpTable view_ops();
+OpTable index_ops();
+OpTable scatter_ops();
+OpTable creation_ops();
+OpTable matmul_ops();
+OpTable conv_ops();
+OpTable pool_ops();
+OpTable norm_ops();
+OpTable softmax_ops();
+OpTable attention_ops();
+OpTable loss_ops();
+OpTable random_ops();
+OpTable ml_ops();
+OpTable sequence_ops();
+OpTable control_ops();
+OpTable fused_ops();
+
+}  // namespace ortmod

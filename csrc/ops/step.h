@@ -1,0 +1,59 @@
+// Steps of a sized plan: a function pointer and a POD of operands and sizes; a step reads its operands as (base, offset).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "ops/infer.h"
+
+namespace ortmod {
+
+/// A place in the frame: pointer = base[index] + offset.
+struct Operand {
+  int32_t index = -1;
+  int64_t offset = 0;
+  template <class T>
+  T* ptr(char* const* base) const {
+    return reinterpret_cast<T*>(base[index] + offset);
+  }
+  explicit operator bool() const { return index >= 0; }
+};
+
+using StepFn = void (*)(const void* args, char* const* base);
+
+struct Step {
+  StepFn fn;
+  const void* args;
+};
+
+/// Steps with their arguments in one arena; addresses stay valid while it lives.
+class StepList {
+ public:
+  struct Slot {
+    bool present = false;
+    DType dtype = DType::kUndefined;
+    const Dims* dims = nullptr;
+    const HostInts* ints = nullptr;
+    Operand operand;
+  };
+  void push(StepFn fn, const void* args, size_t bytes, size_t align);
+  /// Uninitialised room in the arena (tables a step's arguments point to).
+  void* alloc(size_t bytes, size_t align);
+  Operand scratch(size_t bytes);
+  size_t scratch_bytes() const { return scratch_; }
+  void begin_node() { scratch_used_ = 0; }
+
+  std::vector<Step> steps;
+  int32_t scratch_base = 0;
+
+ private:
+  struct Block {
+    std::unique_ptr<std::byte[]> data;
+    size_t used = 0, size = 0;
+  };
+  std::vector<Block> blocks_;
+  size_t scratch_ = 0, scratch_used_ = 0;
+};
+
+}  // namespace ortmod
