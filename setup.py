@@ -17,6 +17,7 @@ class CMakeBuild(build_ext):
     """One CMake tree in build/; the libraries land in ortmod/ and are copied from there into a wheel."""
 
     def run(self) -> None:
+        os.environ.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros")  # for the precompiled headers
         settings = self._settings()
         stamp = BUILD / "ortmod_settings.txt"
         if not (BUILD / "build.ninja").exists() or not stamp.exists() or stamp.read_text() != "\n".join(settings):
