@@ -1,0 +1,117 @@
+"""The networks that the benchmarks measure: each as a torch module, its inputs, and its export to ONNX."""
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+
+def mlp(*sizes: int) -> torch.nn.Module:
+    layers: list[torch.nn.Module] = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def cnn() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(16, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32 * 7 * 7, 10),
+    )
+
+
+class Block(torch.nn.Module):
+    """A pre-norm transformer block with causal attention."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        attended = torch.softmax(scores.masked_fill(future, -1e9), dim=-1) @ v
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(torch.nn.Module):
+    def __init__(self, vocabulary: int = 512, width: int = 128, heads: int = 4, blocks: int = 2):
+        super().__init__()
+        self.tokens = torch.nn.Embedding(vocabulary, width)
+        self.blocks = torch.nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.norm, self.head = torch.nn.LayerNorm(width), torch.nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(self.tokens(tokens))))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to measure. `sizes` are the dynamic axes of its one input; `inputs` makes an input of given sizes."""
+
+    name: str
+    module: Callable[[], torch.nn.Module]
+    inputs: Callable[..., torch.Tensor]
+    sizes: tuple[int, ...]
+
+
+CASES = [
+    Case("linear 10-1, batch 16", lambda: mlp(10, 1), lambda n: torch.randn(n, 10), (16,)),
+    Case("mlp 20-100-1, batch 64", lambda: mlp(20, 100, 1), lambda n: torch.randn(n, 20), (64,)),
+    Case("mlp 784-500-10, batch 64", lambda: mlp(784, 500, 10), lambda n: torch.randn(n, 784), (64,)),
+    Case("transformer 2x128, 16x64 tokens", Transformer, lambda n, t: torch.randint(512, (n, t)), (16, 64)),
+    Case("cnn 16/32, batch 64x1x28x28", cnn, lambda n: torch.randn(n, 1, 28, 28), (64,)),
+]
+
+
+def export(case: Case, module: torch.nn.Module) -> bytes:
+    """The ONNX file that torch writes for `module`, names kept, batch (and length) dynamic."""
+    axes = {i: torch.export.Dim.DYNAMIC for i in range(len(case.sizes))}
+    buffer = io.BytesIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = case.inputs(*(n + 1 for n in case.sizes))
+        program = torch.onnx.export(
+            module, (example,), dynamo=True, optimize=False, dynamic_shapes=(axes,), verbose=False
+        )
+    assert program is not None
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def chain(nodes: int) -> bytes:
+    """A model of `nodes` nodes in a row: Tanh and, every second node, the addition of one of 16 weights."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.normal(size=8).astype(np.float32), f"w{i}") for i in range(16)]
+    made = []
+    for i in range(nodes):
+        source, target = f"x{i}", f"x{i + 1}"
+        inputs, op = ([source], "Tanh") if i % 2 else ([source, f"w{i // 2 % 16}"], "Add")
+        made.append(helper.make_node(op, inputs, [target], name=f"node{i}"))
+    x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 8])
+    y = helper.make_tensor_value_info(f"x{nodes}", TensorProto.FLOAT, ["N", 8])
+    graph = helper.make_graph(made, "chain", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()

@@ -1,0 +1,193 @@
+"""Measures an ONNX layer inside torch against torch eager: small and larger networks, new sizes, memory, building."""
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measure import interleaved
+from models import CASES, Case, chain, export
+from record import append, machine, resident_kib
+
+import ortmod
+
+TRANSFORMER = next(case for case in CASES if "transformer" in case.name)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
+    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
+    if not error < 1e-3:
+        raise SystemExit(f"{what} differs from torch eager by {error:.1e} of its largest entry: nothing to measure")
+
+
+def pair(case: Case) -> dict[str, torch.nn.Module]:
+    """torch eager and the ONNX layer of the same network, checked to give the same output and gradients."""
+    torch.manual_seed(0)
+    eager = case.module()
+    modules = {"torch eager": eager, "ortmod": ortmod.OnnxModule(export(case, eager))}
+    x = case.inputs(*case.sizes)
+    outputs = {name: module(x) for name, module in modules.items()}
+    close(outputs["ortmod"], outputs["torch eager"], f"{case.name}: the output")
+    dy = torch.randn_like(outputs["ortmod"])
+    for y in outputs.values():
+        y.backward(dy)
+    ours = dict(modules["ortmod"].named_parameters())
+    for name, weight in eager.named_parameters():
+        assert weight.grad is not None and ours[name].grad is not None, name
+        close(ours[name].grad, weight.grad, f"{case.name}: the gradient of {name}")
+    return modules
+
+
+def forward_backward(module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], None]:
+    """A call of the layer and its backward, the output's gradient being given: no loss, no update."""
+    weights = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+    dy = torch.randn_like(module(x))
+
+    def call() -> None:
+        module(x).backward(dy)
+        for weight in weights:
+            weight.grad = None
+
+    return call
+
+
+def training_step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """Loss, backward and SGD around the layer, as a user writes them."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
+    target = torch.randn_like(module(x))
+
+    def call() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(module(x), target).backward()
+        optimizer.step()
+
+    return call
+
+
+def empty_function(case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What torch alone costs: a C++ autograd Function with the layer's inputs which computes nothing."""
+    weights = [weight.detach().requires_grad_() for weight in case.module().parameters()]
+    return lambda x: ortmod._C.empty_function([x, *weights])
+
+
+def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for case in CASES:
+        if options.only not in case.name:
+            continue
+        modules = pair(case)
+        x = case.inputs(*case.sizes)
+        kinds = {"forward + backward": forward_backward, "training step": training_step}
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            for kind, make in kinds.items():
+                contenders = {name: make(module, x) for name, module in modules.items()}
+                if kind == "forward + backward" and hasattr(ortmod._C, "empty_function"):
+                    contenders["empty C++ Function"] = forward_backward(empty_function(case), x)
+                for name, timing in interleaved(contenders, options.repetitions, options.seconds).items():
+                    row = {"case": case.name, "what": kind, "threads": threads, "contender": name, **vars(timing)}
+                    rows.append(row)
+                    show(row)
+    return rows
+
+
+def show(row: dict[str, Any]) -> None:
+    print(
+        f"{row['case']:34}{row['what']:20}{row['threads']:>2} threads  {row['contender']:20}"
+        f"{row['microseconds']:>12.1f} us {100 * row['spread']:>5.1f}%  {row['ratio']:>6.2f}x",
+        flush=True,
+    )
+
+
+def measure_sizes(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The transformer over 200 different (batch, length): each size once when new, and once again when known."""
+    everything = [(batch, length) for batch in range(1, 17) for length in range(8, 72)]
+    sizes = random.Random(0).sample(everything, 200)
+    inputs = [TRANSFORMER.inputs(*size) for size in sizes]
+    rows = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        modules = pair(TRANSFORMER)
+        for visit in ("new", "known"):
+            taken = dict.fromkeys(modules, 0.0)
+            for x in inputs:
+                for name, module in modules.items():
+                    begin = time.perf_counter()
+                    y = module(x)
+                    y.backward(torch.ones_like(y))
+                    taken[name] += time.perf_counter() - begin
+            for name, seconds in taken.items():
+                ratio = taken["torch eager"] / seconds
+                row = {"case": TRANSFORMER.name, "what": f"200 {visit} sizes", "threads": threads, "contender": name}
+                rows.append({**row, "microseconds": 1e6 * seconds / len(sizes), "spread": 0.0, "ratio": ratio})
+                show(rows[-1])
+    return rows
+
+
+def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Resident memory over 10,000 training steps, after 1,000 to warm up."""
+    rows = []
+    for case in CASES[:2]:
+        modules = pair(case)
+        step = training_step(modules["ortmod"], case.inputs(*case.sizes))
+        for _ in range(1_000):
+            step()
+        before = resident_kib()
+        for _ in range(10_000):
+            step()
+        growth = resident_kib() - before
+        rows.append({"case": case.name, "what": "10,000 training steps", "growth_kib": growth})
+        print(f"{case.name:34}10,000 training steps: resident memory grows by {growth} KiB of {before}")
+    return rows
+
+
+def measure_building(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Import, gradient and plan of chains of nodes."""
+    rows: list[dict[str, Any]] = []
+    for nodes in (1_000, 10_000, 100_000):
+        if rows and rows[-1]["first_call_s"] + rows[-1]["import_s"] + rows[-1]["gradient_s"] > 30:
+            print(f"chain of {nodes}: left out, the smaller one already takes too long")
+            break
+        model = chain(nodes)
+        times = [time.perf_counter()]
+        ortmod.build_gradient(model)
+        times.append(time.perf_counter())
+        module = ortmod.OnnxModule(model)
+        times.append(time.perf_counter())
+        for _ in range(2):
+            module(torch.ones(2, 8)).sum().backward()
+            times.append(time.perf_counter())
+        gradient, imported, first, second = (b - a for a, b in zip(times[:-1], times[1:], strict=True))
+        row = {"case": f"chain of {nodes} nodes", "gradient_s": gradient, "import_s": imported}
+        rows.append({**row, "first_call_s": first, "second_call_s": second})
+        print(
+            f"chain of {nodes:>7} nodes: build_gradient {gradient:.3f} s, import {imported:.3f} s, "
+            f"first forward + backward {first:.3f} s, second {second:.4f} s",
+            flush=True,
+        )
+    return rows
+
+
+SUITES = {"steps": measure_steps, "sizes": measure_sizes, "memory": measure_memory, "building": measure_building}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", choices=SUITES, action="append", help="default: all")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.1, help="per repetition and contender")
+    parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results")
+    options = parser.parse_args()
+    print(machine())
+    rows = [row for name in options.suite or SUITES for row in SUITES[name](options)]
+    if not options.no_record:
+        path = append("spine", rows)
+        print(f"appended to benchmarks/results/{path.name}")
+
+
+if __name__ == "__main__":
+    main()
