@@ -1,6 +1,5 @@
 """The networks that the benchmarks measure: each as a torch module, its inputs, and its export to ONNX."""
 
-import io
 import logging
 import math
 import warnings
@@ -87,7 +86,6 @@ CASES = [
 def export(case: Case, module: torch.nn.Module) -> bytes:
     """The ONNX file that torch writes for `module`, names kept, batch (and length) dynamic."""
     axes = {i: torch.export.Dim.DYNAMIC for i in range(len(case.sizes))}
-    buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,8 +94,7 @@ def export(case: Case, module: torch.nn.Module) -> bytes:
             module, (example,), dynamo=True, optimize=False, dynamic_shapes=(axes,), verbose=False
         )
     assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+    return program.model_proto.SerializeToString()
 
 
 def chain(nodes: int) -> bytes:

@@ -79,7 +79,10 @@ def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         modules = pair(case)
         x = case.inputs(*case.sizes)
-        kinds = {"forward + backward": forward_backward, "training step": training_step}
+        kinds: dict[str, Callable[[Any, torch.Tensor], Callable[[], None]]] = {
+            "forward + backward": forward_backward,
+            "training step": training_step,
+        }
         for threads in options.threads:
             torch.set_num_threads(threads)
             for kind, make in kinds.items():
