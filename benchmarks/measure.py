@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -29,7 +29,7 @@ def calls_for(function: Callable[[], object], seconds: float) -> int:
         calls *= 4
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], repetitions: int, seconds: float) -> dict[str, Timing]:
+def interleaved(contenders: Mapping[str, Callable[[], object]], repetitions: int, seconds: float) -> dict[str, Timing]:
     """Each repetition times every contender once for about `seconds`; ratios are taken within a repetition.
 
     `spread` is the distance of the quartiles over the median; `ratio` is the first contender's time over this one's:
