@@ -57,6 +57,7 @@ struct Value {
   std::vector<Use> uses;
   std::shared_ptr<const HostInts> host;  // elements known at import, of a computed value
   LiteralPtr literal;  // of an initializer or constant (or the default of an input)
+  std::vector<std::pair<std::string, std::string>> metadata;  // of its value_info (exporters write there what a weight was)
   Graph* graph = nullptr;
   bool is_constant() const { return literal && !producer; }
 };

@@ -1,0 +1,19 @@
+// Train and eval: how BatchNormalization and Dropout behave.
+#pragma once
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace ortmod {
+
+/// A running statistic (an initializer) and the value it takes after a forward in training mode.
+struct BufferUpdate {
+  Value* weight;
+  Value* new_value;
+};
+
+/// Switches Dropout and BatchNormalization of the graph and its sub-graphs; false gives the inference form. Types of new values are set.
+/// New running statistics follow torch: momentum as in ONNX, the variance unbiased.
+std::vector<BufferUpdate> set_training(Graph& g, bool training);
+
+}  // namespace ortmod
