@@ -12,14 +12,14 @@ namespace {
 
 struct Table {
   std::shared_mutex mutex;
-  std::deque<DimExpr> exprs;  // dimension -1 - i
+  std::deque<DimExpr> exprs;  // dimension kLastSymbol - i
   std::unordered_map<std::string, Dim> names;
   std::map<std::tuple<char, Dim, Dim>, Dim> ops;
   int64_t fresh = 0;
 
   Dim push(DimExpr e) {
     exprs.push_back(std::move(e));
-    return -static_cast<Dim>(exprs.size());
+    return kLastSymbol - static_cast<Dim>(exprs.size() - 1);
   }
 };
 
@@ -28,7 +28,7 @@ Table& table() {
   return *t;
 }
 
-const DimExpr& at(Dim d) { return table().exprs[static_cast<size_t>(-1 - d)]; }
+const DimExpr& at(Dim d) { return table().exprs[static_cast<size_t>(kLastSymbol - d)]; }
 
 Dim intern_op(char op, Dim a, Dim b) {
   Table& t = table();
@@ -39,9 +39,11 @@ Dim intern_op(char op, Dim a, Dim b) {
 }
 
 bool any(Dim a, Dim b) { return a == kAnyDim || b == kAnyDim; }
+bool plain(Dim a, Dim b) { return !is_symbolic(a) && !is_symbolic(b); }
+bool plain(Dim a) { return !is_symbolic(a); }
 
 bool is_op(Dim d, char op, Dim& a, Dim& b) {
-  if (d >= 0 || d == kAnyDim) return false;
+  if (!is_symbolic(d) || d == kAnyDim) return false;
   std::shared_lock lock(table().mutex);
   const DimExpr& e = at(d);
   if (e.op != op) return false;
@@ -56,7 +58,7 @@ void factors(Dim d, int64_t& known, std::map<Dim, int>& symbols, int sign) {
   if (is_op(d, '*', a, b)) {
     factors(a, known, symbols, sign);
     factors(b, known, symbols, sign);
-  } else if (d >= 0) {
+  } else if (!is_symbolic(d)) {
     known *= d;
   } else {
     symbols[d] += sign;
@@ -92,36 +94,33 @@ Dim fresh_symbol() {
 }
 
 Dim dim_add(Dim a, Dim b) {
-  if (a >= 0 && b >= 0) return a + b;
+  if (plain(a, b)) return a + b;
   if (any(a, b)) return kAnyDim;
   if (a == 0) return b;
   if (b == 0) return a;
-  if (a >= 0) std::swap(a, b);  // constants last
+  if (plain(a)) std::swap(a, b);  // constants last
   Dim x, y;
   if (is_op(a, '-', x, y) && y == b) return x;
   if (is_op(b, '-', x, y) && y == a) return x;
-  if (b >= 0 && is_op(a, '+', x, y) && y >= 0) return dim_add(x, y + b);
-  if (b >= 0 && is_op(a, '-', x, y) && y >= 0) return b >= y ? dim_add(x, b - y) : dim_sub(x, y - b);
-  return b >= 0 ? intern_op('+', a, b) : intern_op('+', std::max(a, b), std::min(a, b));
+  if (plain(b) && is_op(a, '+', x, y) && plain(y)) return dim_add(x, y + b);
+  return plain(b) ? intern_op('+', a, b) : intern_op('+', std::max(a, b), std::min(a, b));
 }
 
 Dim dim_sub(Dim a, Dim b) {
-  if (a >= 0 && b >= 0) return a >= b ? a - b : kAnyDim;
+  if (plain(a, b)) return a - b;
   if (any(a, b)) return kAnyDim;
-  if (b == 0) return a;
+  if (plain(b)) return dim_add(a, -b);
   if (a == b) return 0;
   Dim x, y;
   if (is_op(a, '+', x, y)) {
     if (y == b) return x;
     if (x == b) return y;
-    if (b >= 0 && y >= 0) return b >= y ? dim_sub(x, b - y) : dim_add(x, y - b);
   }
-  if (b >= 0 && is_op(a, '-', x, y) && y >= 0) return dim_sub(x, y + b);
   return intern_op('-', a, b);
 }
 
 Dim dim_mul(Dim a, Dim b) {
-  if (a >= 0 && b >= 0) return a * b;
+  if (plain(a, b)) return a * b;
   if (a == 0 || b == 0) return 0;
   if (any(a, b)) return kAnyDim;
   if (a == 1) return b;
@@ -134,7 +133,7 @@ Dim dim_mul(Dim a, Dim b) {
 }
 
 Dim dim_div(Dim a, Dim b) {
-  if (a >= 0 && b > 0) return a / b;
+  if (plain(a, b) && b != 0) return a / b - (a % b != 0 && (a < 0) != (b < 0));
   if (any(a, b) || b == 0) return kAnyDim;
   if (b == 1) return a;
   if (a == b) return 1;
@@ -144,13 +143,13 @@ Dim dim_div(Dim a, Dim b) {
 }
 
 Dim dim_max(Dim a, Dim b) {
-  if (a >= 0 && b >= 0) return std::max(a, b);
+  if (plain(a, b)) return std::max(a, b);
   if (any(a, b)) return kAnyDim;
   return a == b ? a : intern_op('M', std::max(a, b), std::min(a, b));
 }
 
 Dim dim_min(Dim a, Dim b) {
-  if (a >= 0 && b >= 0) return std::min(a, b);
+  if (plain(a, b)) return std::min(a, b);
   if (any(a, b)) return kAnyDim;
   return a == b ? a : intern_op('m', std::max(a, b), std::min(a, b));
 }
@@ -160,13 +159,13 @@ Dim dims_quotient(const Dims& total, const Dims& known) {
   bool symbolic = false;
   for (Dim d : total) {
     if (d == kAnyDim) return kAnyDim;
-    symbolic = symbolic || d < 0;
-    if (d >= 0) top *= d;
+    symbolic = symbolic || is_symbolic(d);
+    if (!is_symbolic(d)) top *= d;
   }
   for (Dim d : known) {
     if (d == kAnyDim) return kAnyDim;
-    symbolic = symbolic || d < 0;
-    if (d >= 0) bottom *= d;
+    symbolic = symbolic || is_symbolic(d);
+    if (!is_symbolic(d)) bottom *= d;
   }
   if (!symbolic) return bottom == 0 || top % bottom != 0 ? kAnyDim : top / bottom;
   top = bottom = 1;
@@ -181,7 +180,7 @@ Dim dims_quotient(const Dims& total, const Dims& known) {
 
 std::string dim_text(Dim d) {
   if (d == kAnyDim) return "?";
-  if (d >= 0) return std::to_string(d);
+  if (!is_symbolic(d)) return std::to_string(d);
   const DimExpr e = dim_expr(d);
   if (e.op == 'n') return e.name;
   if (e.op == 'M' || e.op == 'm') return std::string(e.op == 'M' ? "max(" : "min(") + dim_text(e.a) + "," + dim_text(e.b) + ")";
@@ -189,13 +188,13 @@ std::string dim_text(Dim d) {
 }
 
 DimExpr dim_expr(Dim d) {
-  if (d >= 0) return {'c', "", d, 0};
+  if (!is_symbolic(d)) return {'c', "", d, 0};
   std::shared_lock lock(table().mutex);
   return at(d);
 }
 
 Dim dim_eval(Dim d, const std::function<Dim(std::string_view)>& leaf) {
-  if (d >= 0 || d == kAnyDim) return d;
+  if (!is_symbolic(d) || d == kAnyDim) return d;
   const DimExpr e = dim_expr(d);
   if (e.op == 'n') return leaf(e.name);
   const Dim a = dim_eval(e.a, leaf), b = dim_eval(e.b, leaf);

@@ -30,7 +30,7 @@ std::optional<SmallVec<int64_t, 6>> Infer::axes(size_t input, int64_t rank) cons
   const HostInts* v = ints(input);
   if (!v) return std::nullopt;
   for (Dim a : v->v) {
-    if (a == kAnyDim) return std::nullopt;
+    if (is_symbolic(a)) return std::nullopt;
     r.push_back(axis(a, rank));
   }
   return r;

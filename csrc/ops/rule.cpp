@@ -36,8 +36,7 @@ std::optional<std::vector<int64_t>> Grad::const_ints(size_t i) const {
   if (!v || !v->host) return std::nullopt;
   std::vector<int64_t> r;
   for (Dim d : v->host->v) {
-    if (!is_known(d) && (v->type.dtype == DType::kInt64 && d == kAnyDim)) return std::nullopt;
-    if (d < 0 && v->host->symbolic) return std::nullopt;
+    if (is_symbolic(d)) return std::nullopt;
     r.push_back(d);
   }
   return r;

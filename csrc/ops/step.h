@@ -41,11 +41,13 @@ class StepList {
   /// Uninitialised room in the arena (tables a step's arguments point to).
   void* alloc(size_t bytes, size_t align);
   Operand scratch(size_t bytes);
-  size_t scratch_bytes() const { return scratch_; }
+  /// Largest scratch that one node asked for.
+  int64_t scratch_bytes() const { return scratch_; }
   void begin_node() { scratch_used_ = 0; }
 
   std::vector<Step> steps;
   int32_t scratch_base = 0;
+  int64_t scratch_begin = 0;
 
  private:
   struct Block {
@@ -53,7 +55,7 @@ class StepList {
     size_t used = 0, size = 0;
   };
   std::vector<Block> blocks_;
-  size_t scratch_ = 0, scratch_used_ = 0;
+  int64_t scratch_ = 0, scratch_used_ = 0;
 };
 
 }  // namespace ortmod
