@@ -43,6 +43,7 @@ struct OpDef {
   bool inplace = false;     // output 0 may overwrite an input of the same size and type
   bool random = false;      // draws from a generator: never folded, merged or recomputed
   int host_inputs = 0;      // bit i: input i is read on the host (shapes, axes), so it needs no device copy when known
+  int shape_inputs = 0;     // bit i: only the shape of input i is read, so its elements need not be kept for backward
   std::string_view limits = "";  // one line for supported_ops()
 };
 
