@@ -38,9 +38,11 @@ class Executable : public std::enable_shared_from_this<Executable> {
   };
   Forward forward(at::TensorList args, const Mode& mode);
 
-  /// Arguments and outputs that backward reads besides the kept tensors, as indices.
+  /// What backward reads besides the kept tensors, as indices.
   struct Saved {
     std::vector<int> args, outputs;
+    std::vector<int> joint_args;  // arguments that the joint graph reads, after dead code is gone (double backward recomputes from them)
+    std::vector<int> seeds;       // outputs that a gradient can enter by (float, depend on a needed argument); others are not differentiable
   };
   const Saved& saved(const Mode& mode);
   /// Weights whose buffers are updated by a forward in training mode: argument index, in the order of Forward::outputs' tail.
@@ -53,13 +55,18 @@ class Executable : public std::enable_shared_from_this<Executable> {
 
   /// Double backward: the joint graph (forward and backward in one) as an Executable whose arguments are this one's arguments and one
   /// gradient per differentiable output, and whose outputs are the gradients of the needed arguments, in order.
-  /// Random masks of the forward call are further arguments (see joint_masks).
+  /// Random masks of the forward call are further arguments (see joint_masks). It updates no buffers.
   std::shared_ptr<Executable> joint(const Mode& mode);
+  /// The last arguments of the joint, copied out of the kept tensors of a forward call.
+  std::vector<at::Tensor> joint_masks(const Mode& mode, at::TensorList kept, at::IntArrayRef arg_dims);
 
-  /// Output dtypes and (symbolic) dims for given argument dims; kAnyDim where data-dependent.
+  /// Output dtypes and (symbolic) dims for given argument dims, then those of updated buffers; kAnyDim where data-dependent.
   std::vector<Type> output_types(const std::vector<Type>& args, const Mode& mode);
+  /// The same for Forward::kept: the byte tensor's size is a sum of sizes rounded up to 64, an expression of the dims of `args`.
+  std::vector<Type> kept_types(const std::vector<Type>& args, const Mode& mode);
 
-  /// A registered number by which dispatcher ops name this executable, and back (ModelError when it is gone).
+  /// A registered number by which dispatcher ops name this executable, and back (ModelError when it is gone). It depends on the content
+  /// of the graph only (compiled artefacts keep it); joint() derives its own from this one's and the mode.
   int64_t handle() const { return handle_; }
   static std::shared_ptr<Executable> from_handle(int64_t handle);
 
