@@ -31,6 +31,9 @@ class Executable : public std::enable_shared_from_this<Executable> {
   size_t num_inputs() const { return graph_->inputs.size(); }
   size_t num_args() const { return num_inputs() + arg_weights_.size(); }
   size_t num_outputs() const { return graph_->outputs.size(); }
+  const std::vector<std::string>& argument_weights() const { return arg_weights_; }
+  /// Declared type of an argument.
+  const Type& arg_type(size_t i) const { return arg_types_[i]; }
 
   struct Forward {
     std::vector<at::Tensor> outputs;  // the graph's outputs, then the new values of updated buffers (training mode)
@@ -43,18 +46,19 @@ class Executable : public std::enable_shared_from_this<Executable> {
     std::vector<int> args, outputs;
     std::vector<int> joint_args;  // arguments that the joint graph reads, after dead code is gone (double backward recomputes from them)
     std::vector<int> seeds;       // outputs that a gradient can enter by (float, depend on a needed argument); others are not differentiable
+    std::vector<int> reached;     // needed arguments that a gradient reaches, in order
   };
   const Saved& saved(const Mode& mode);
   /// Weights whose buffers are updated by a forward in training mode: argument index, in the order of Forward::outputs' tail.
   std::vector<int> updated_args(bool training);
 
-  /// Gradient per argument, undefined where not needed. `saved_*` in the order of saved(); `arg_dims`: the dims of all arguments of the
+  /// Gradient per argument, undefined where not needed or not reached. `grads`: one per output. `saved_*` in the order of saved(); `arg_dims`: the dims of all arguments of the
   /// forward call, flattened as rank, d0, d1, ... per argument; undefined `grads` are zeros; `may_overwrite`: kept values may be destroyed.
   std::vector<at::Tensor> backward(const Mode& mode, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
                                    at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite);
 
   /// Double backward: the joint graph (forward and backward in one) as an Executable whose arguments are this one's arguments and one
-  /// gradient per differentiable output, and whose outputs are the gradients of the needed arguments, in order.
+  /// gradient per output in Saved::seeds, and whose outputs are the gradients of Saved::reached, in order.
   /// Random masks of the forward call are further arguments (see joint_masks). It updates no buffers.
   std::shared_ptr<Executable> joint(const Mode& mode);
   /// The last arguments of the joint, copied out of the kept tensors of a forward call.
@@ -76,6 +80,7 @@ class Executable : public std::enable_shared_from_this<Executable> {
 
   std::unique_ptr<Graph> graph_;
   std::vector<std::string> arg_weights_;
+  std::vector<Type> arg_types_;
   int64_t handle_ = 0;
   std::mutex mutex_;
   std::vector<std::pair<Mode, std::shared_ptr<PlanPair>>> pairs_;
