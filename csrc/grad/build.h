@@ -17,30 +17,38 @@ struct GradientOptions {
 /// The joint graph: inputs = those of `g`, then `<output>_grad`; outputs = those of `g`, then `<name>_grad` in the order of wrt.
 struct Joint {
   std::unique_ptr<Graph> graph;
-  std::vector<Value*> seeds;                // gradient inputs, in the order of `outputs`
-  std::vector<std::string> outputs;         // outputs that have a gradient input
-  std::vector<Value*> grads;                // gradient outputs, in the order of wrt
+  size_t num_outputs = 0;            // of `g`
+  std::vector<Value*> seeds;         // gradient inputs
+  std::vector<std::string> outputs;  // the output that each seed belongs to
+  std::vector<std::string> wrt;
+  std::vector<Value*> grads;         // gradient outputs, in the order of wrt
 };
 Joint differentiate(const Graph& g, const GradientOptions& options);
 
 /// Forward and backward cut from a joint graph.
 struct Split {
-  std::unique_ptr<Graph> forward;    // outputs: those of the joint's forward part, then kept values
-  std::unique_ptr<Graph> backward;   // inputs: seeds, kept values, then the inputs and weights it reads (by their names)
-  std::vector<std::string> kept;     // names, in order
-  std::vector<std::string> reads;    // inputs, argument weights and outputs of forward that backward reads, by name
+  std::unique_ptr<Graph> forward;   // outputs: those of the base graph, then kept values
+  std::unique_ptr<Graph> backward;  // inputs: seeds, kept values, then what it reads of forward; outputs: the gradients
+  std::vector<std::string> kept;    // names, in order (the same in both graphs)
+  std::vector<std::string> reads;   // inputs, argument weights and outputs of forward that backward reads, by name
 };
-/// `arguments`: values that a caller can hand to backward again without keeping them (inputs, weights, outputs), by name.
-Split split(const Joint& joint);
+/// `arguments`: weights that a caller hands to backward again (parameters, buffers); others are copied into backward as constants.
+Split split(const Joint& joint, const std::vector<std::string>& arguments);
 
-/// Replaces nodes that carry a body by standard operators: all nodes of domain `ortmod` (for export).
+/// Replaces one node by its OpDef::body (or the body registered for its operator); the graph's order must be sorted afterwards.
+bool expand_node(Graph& g, Node* n);
+/// Replaces all nodes of domain `ortmod` by standard operators (for export).
 void expand_bodies(Graph& g);
 
-/// Per node and per weight: runs?, differentiable?, reached?, stopped where and why (for explain()).
+/// How far gradients get (for explain()).
 struct Reach {
-  std::string name, reason;
+  std::string name;    // of a node or weight
   bool reached = false;
+  std::string reason;  // where and why it stops
 };
+/// Per weight or input of `wrt`: is there a differentiable path to an output, and what stops it.
 std::vector<Reach> explain_reach(const Graph& g, const std::vector<std::string>& wrt);
+/// "yes", "zero", or why not.
+std::string gradient_support(const Node& n);
 
 }  // namespace ortmod

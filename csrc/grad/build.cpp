@@ -1,0 +1,289 @@
+// The reverse walk: activity, rules, un-broadcasting, accumulation, names. Knows no operator by name.
+#include "grad/build.h"
+
+#include "grad/custom.h"
+#include "ops/op.h"
+
+namespace ortmod {
+namespace {
+
+using Flags = std::unordered_set<const Value*>;
+
+bool blocks(const OpDef* def) { return def && def->grad == no_grad; }
+
+bool has_rule(const Node& n) {
+  const OpDef* def = find_op(n);
+  return custom_gradient(n.op) || (def && def->grad);
+}
+
+/// Values that depend on wrt through float values and operators that pass a gradient on.
+Flags active_values(const Graph& g, const std::vector<Value*>& wrt) {
+  Flags active(wrt.begin(), wrt.end());
+  for (const Node* n : g.nodes()) {
+    if (blocks(find_op(*n)) && !custom_gradient(n->op)) continue;
+    bool any = false;
+    for (const Value* v : n->inputs) any = any || (v && active.contains(v));
+    if (!any) continue;
+    for (const Value* v : n->outputs)
+      if (v && (is_float(v->type.dtype) || v->type.kind != Kind::kTensor)) active.insert(v);
+  }
+  return active;
+}
+
+/// Nodes that an output depends on.
+std::unordered_set<const Node*> useful_nodes(const Graph& g, const std::vector<Value*>& outputs) {
+  std::unordered_set<const Node*> useful;
+  Flags wanted(outputs.begin(), outputs.end());
+  for (auto it = g.nodes().rbegin(); it != g.nodes().rend(); ++it) {
+    const Node* n = *it;
+    bool any = false;
+    for (const Value* v : n->outputs) any = any || (v && wanted.contains(v));
+    if (!any) continue;
+    useful.insert(n);
+    for (const Value* v : n->inputs)
+      if (v) wanted.insert(v);
+  }
+  return useful;
+}
+
+bool on_path(const Node& n, const Flags& active, const std::unordered_set<const Node*>& useful) {
+  if (!useful.contains(&n)) return false;
+  for (const Value* v : n.inputs)
+    if (v && active.contains(v))
+      for (const Value* o : n.outputs)
+        if (o && active.contains(o)) return true;
+  return false;
+}
+
+/// Nodes on the path without a rule are replaced by their bodies; those without either are reported together.
+void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Value*>& outputs) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    const Flags active = active_values(g, wrt);
+    const auto useful = useful_nodes(g, outputs);
+    std::string missing;
+    const std::vector<Node*> nodes = g.nodes();
+    for (Node* n : nodes) {
+      if (has_rule(*n) || !on_path(*n, active, useful)) continue;
+      if (expand_node(g, n)) {
+        changed = true;
+      } else {
+        missing += (missing.empty() ? "" : ",") + where(*n);
+      }
+    }
+    if (!missing.empty())
+      fail(ErrorKind::kGradient, "differentiate",
+           "no gradient rule for:" + missing + "; register one with ortmod.register_gradient or take its weights out of wrt");
+    if (changed) {
+      g.sort();
+      std::erase_if(g.order(), [](const Node* n) { return n->graph == nullptr; });
+    }
+  }
+}
+
+class Reverse {
+ public:
+  explicit Reverse(Graph& g) : g_(g), b_(g, infer_node, Origin::kGradient) {}
+
+  void seed(Value* v, Value* grad) { parts_[v].push_back(b_.wrap(grad)); }
+
+  void walk(const Flags& active) {
+    const std::vector<Node*> nodes = g_.nodes();
+    for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) visit(**it, active);
+  }
+
+  /// The accumulated gradient, or empty.
+  Expr total(Value* v) {
+    const auto it = parts_.find(v);
+    if (it == parts_.end() || it->second.empty()) return {};
+    std::vector<Expr>& p = it->second;
+    if (p.size() > 1) {
+      Expr sum = p.size() == 2 ? p[0] + p[1] : b_.op("Sum", p);
+      name(sum, v);
+      p = {sum};
+    }
+    return p[0];
+  }
+
+  Builder& builder() { return b_; }
+
+ private:
+  static constexpr std::string_view kSuffix = "_grad";
+
+  void name(Expr e, const Value* v) {
+    Value* x = e.value();
+    if (x->producer && x->producer->origin == Origin::kGradient && x->name.starts_with("v_")) g_.rename(x, v->name + std::string(kSuffix));
+  }
+
+  void visit(Node& n, const Flags& active) {
+    std::vector<bool> needs;
+    bool any = false;
+    for (const Value* v : n.inputs) {
+      needs.push_back(v && active.contains(v));
+      any = any || needs.back();
+    }
+    if (!any) return;
+    std::vector<Expr> dy;
+    bool has_dy = false;
+    b_.set_source(n.name.empty() && n.out() ? n.out()->name : n.name);
+    for (Value* v : n.outputs) {
+      dy.push_back(v && active.contains(v) ? total(v) : Expr());
+      has_dy = has_dy || dy.back();
+    }
+    if (!has_dy) return;
+    const OpDef* def = find_op(n);
+    const Grad rule(n, b_, std::move(dy), needs);
+    const auto custom = custom_gradient(n.op);
+    const Grads grads = custom ? apply_custom(*custom, rule) : def->grad(rule);
+    if (grads.size() > n.inputs.size()) fail(ErrorKind::kGradient, "differentiate", "the rule returned too many gradients", n);
+    for (size_t i = 0; i < grads.size(); ++i) {
+      if (!grads[i] || !needs[i]) continue;
+      Value* x = n.inputs[i];
+      Expr d = grads[i];
+      if (d.dtype() != x->type.dtype) d = cast(d, x->type.dtype);
+      if (x->type.kind == Kind::kTensor) d = sum_to(d, b_.wrap(x));
+      check(n, i, d);
+      name(d, x);
+      parts_[x].push_back(d);
+    }
+  }
+
+  void check(const Node& n, size_t i, Expr d) const {
+    const Type &got = d.type(), &want = n.inputs[i]->type;
+    if (!got.has_rank || !want.has_rank) return;
+    bool ok = got.dims.size() == want.dims.size();
+    for (size_t k = 0; ok && k < got.dims.size(); ++k)
+      ok = !is_known(got.dims[k]) || !is_known(want.dims[k]) || got.dims[k] == want.dims[k];
+    if (!ok)
+      fail(ErrorKind::kGradient, "differentiate",
+           "the gradient rule gives the wrong shape: got " + to_string(got.dims) + ", expected " + to_string(want.dims), n, static_cast<int>(i));
+  }
+
+  Grads apply_custom(const Graph& rule, const Grad& g) {
+    std::unordered_map<const Value*, Value*> map;
+    const Node& n = g.node();
+    const size_t ni = n.inputs.size(), no = n.outputs.size();
+    if (rule.inputs.size() > ni + 2 * no)
+      fail(ErrorKind::kGradient, "differentiate", "the registered rule has too many inputs: got " + std::to_string(rule.inputs.size()) +
+           ", expected the operator's inputs, outputs and output gradients (" + std::to_string(ni + 2 * no) + ")", n);
+    for (size_t i = 0; i < rule.inputs.size(); ++i) {
+      Expr e;
+      if (i < ni) {
+        e = g.x(i);
+      } else if (i < ni + no) {
+        e = g.y(i - ni);
+      } else {
+        e = g.dy(i - ni - no);
+        if (!e) e = zeros_like(g.y(i - ni - no));
+      }
+      map[rule.inputs[i]] = e.value();
+    }
+    for (const Value* w : rule.weights) map[w] = b_.literal(w->literal, w->name).value();
+    for (const Node* r : rule.nodes()) {
+      Node* c = g_.copy_node(*r, map);
+      c->origin = Origin::kGradient;
+      c->version = g_.opset(c->op->domain);
+      for (const auto& [key, a] : r->attrs)
+        if (const auto* ref = std::get_if<AttrRef>(&a)) {
+          if (const Attr* given = n.find(ref->name)) {
+            c->set(key, *given);
+          } else {
+            c->erase(key);
+          }
+        }
+      infer_node(*c);
+    }
+    Grads out;
+    for (const Value* v : rule.outputs) out.push_back(b_.wrap(map.at(v)));
+    return out;
+  }
+
+  Graph& g_;
+  Builder b_;
+  std::unordered_map<const Value*, std::vector<Expr>> parts_;
+};
+
+std::vector<Value*> resolve_wrt(const Graph& g, const std::vector<std::string>& names) {
+  std::vector<Value*> r;
+  for (const std::string& name : names) {
+    Value* v = g.find(name);
+    if (!v || v->producer)
+      fail(ErrorKind::kGradient, "differentiate", "no input or initializer \"" + name + "\" in the graph; see its inputs and initializers");
+    if (!is_float(v->type.dtype) && v->type.kind == Kind::kTensor)
+      fail(ErrorKind::kGradient, "differentiate", "\"" + name + "\" is not a float tensor: got " + to_string(v->type) + "; take it out of wrt");
+    r.push_back(v);
+  }
+  return r;
+}
+
+std::vector<Value*> resolve_outputs(const Graph& g, const std::vector<std::string>& names, const Flags& active) {
+  std::vector<Value*> r;
+  if (names.empty()) {
+    for (Value* v : g.outputs)
+      if (active.contains(v) && std::find(r.begin(), r.end(), v) == r.end()) r.push_back(v);
+    return r;
+  }
+  for (const std::string& name : names) {
+    Value* v = g.find(name);
+    if (!v || !g.is_output(v)) fail(ErrorKind::kGradient, "differentiate", "no output \"" + name + "\" in the graph");
+    if (!is_float(v->type.dtype))
+      fail(ErrorKind::kGradient, "differentiate", "output \"" + name + "\" is not a float tensor: got " + to_string(v->type));
+    r.push_back(v);
+  }
+  return r;
+}
+
+}  // namespace
+
+Joint differentiate(const Graph& base, const GradientOptions& options) {
+  Joint j;
+  j.graph = base.clone();
+  Graph& g = *j.graph;
+  j.num_outputs = g.outputs.size();
+  j.wrt = options.wrt;
+  const std::vector<Value*> wrt = resolve_wrt(g, options.wrt);
+  std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active_values(g, wrt));
+  std::vector<std::string> output_names;
+  for (const Value* v : outputs) output_names.push_back(v->name);
+  expand_path(g, wrt, outputs);
+  outputs.clear();
+  for (const std::string& n : output_names) outputs.push_back(g.find(n));
+  const Flags active = active_values(g, wrt);
+
+  Reverse reverse(g);
+  for (Value* v : outputs) {
+    Value* s = g.add_input(v->name + "_grad", v->type);
+    j.seeds.push_back(s);
+    j.outputs.push_back(v->name);
+    reverse.seed(v, s);
+  }
+  reverse.walk(active);
+
+  std::unordered_set<const Value*> taken(g.inputs.begin(), g.inputs.end());
+  taken.insert(g.outputs.begin(), g.outputs.end());
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    Expr d = reverse.total(wrt[i]);
+    if (!d) {
+      if (!options.unreachable_is_zero) {
+        const Reach r = explain_reach(base, {options.wrt[i]})[0];
+        fail(ErrorKind::kGradient, "differentiate",
+             "\"" + options.wrt[i] + "\" cannot be reached from the outputs: " + (r.reason.empty() ? "no path" : r.reason) +
+                 "; take it out of wrt or pass unreachable=\"zero\"");
+      }
+      d = zeros_like(reverse.builder().wrap(wrt[i]));
+    }
+    if (taken.contains(d.value()) || !d.value()->producer) d = unary("Identity", d);
+    const std::string want = wrt[i]->name + "_grad";
+    if (d.value()->name != want) {
+      if (Value* other = g.find(want); other && other->producer && other->producer->origin == Origin::kGradient && !taken.contains(other))
+        g.rename(other, other->name + "_part");
+      g.rename(d.value(), want);
+    }
+    taken.insert(d.value());
+    j.grads.push_back(d.value());
+    g.outputs.push_back(d.value());
+  }
+  return j;
+}
+
+}  // namespace ortmod

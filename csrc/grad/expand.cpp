@@ -1,0 +1,52 @@
+// Replacing nodes by their bodies of standard operators.
+#include "grad/build.h"
+#include "ops/op.h"
+
+namespace ortmod {
+
+bool expand_node(Graph& g, Node* n) {
+  const OpDef* def = find_op(*n);
+  if (!def || !def->body) return false;
+  Builder b(g, infer_node, n->origin);
+  b.set_source(n->source.empty() ? n->name : n->source);
+  Grad view(*n, b, {}, {});
+  const Grads out = def->body(view);
+  for (size_t i = 0; i < n->outputs.size(); ++i) {
+    Value* old = n->outputs[i];
+    if (!old) continue;
+    if (i >= out.size() || !out[i]) {
+      if (old->uses.empty() && !g.is_output(old)) continue;
+      fail(ErrorKind::kGradient, "expand", "the body gives no output " + std::to_string(i), *n);
+    }
+    Value* fresh = out[i].value();
+    const std::string name = old->name;
+    const bool is_new = fresh->producer && fresh->producer->graph == &g && !g.is_output(fresh) && fresh->name.starts_with("v_");
+    if (g.is_output(old) && !is_new) fresh = unary("Identity", out[i]).value();
+    g.replace_uses(old, fresh);
+    if (g.is_output(fresh) || is_new) {
+      g.rename(old, name + "_fused");
+      g.rename(fresh, name);
+    }
+  }
+  g.remove(n);
+  return true;
+}
+
+void expand_bodies(Graph& g) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    const std::vector<Node*> nodes = g.nodes();
+    for (Node* n : nodes) {
+      if (n->op->domain != "ortmod") continue;
+      if (!expand_node(g, n)) fail(ErrorKind::kGradient, "expand", "a node of domain ortmod has no body", *n);
+      changed = true;
+    }
+    if (changed) {
+      g.sort();
+      std::erase_if(g.order(), [](const Node* n) { return n->graph == nullptr; });
+    }
+  }
+  g.compact();
+}
+
+}  // namespace ortmod

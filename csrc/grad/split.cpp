@@ -1,0 +1,163 @@
+// Cutting a joint graph into forward and backward, with as few kept values as possible.
+#include "grad/build.h"
+#include "ops/op.h"
+
+namespace ortmod {
+namespace {
+
+class Cutter {
+ public:
+  Cutter(const Joint& j, const std::vector<std::string>& arguments) : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()) {
+    late_.insert(j.seeds.begin(), j.seeds.end());
+    for (const Node* n : g_.nodes())
+      for (const Value* v : n->inputs)
+        if (v && late_.contains(v)) {
+          for (const Value* o : n->outputs)
+            if (o) late_.insert(o);
+          break;
+        }
+    for (size_t i = 0; i < j.num_outputs; ++i) outputs_.insert(g_.outputs[i]);
+  }
+
+  Split cut() {
+    plan_backward();
+    Split s;
+    s.backward = copy_backward(s);
+    s.forward = copy_forward(s.kept);
+    return s;
+  }
+
+ private:
+  bool is_arg(const Value* v) const { return !v->producer && (!v->literal || args_.contains(v->name) || is_input(v)); }
+  bool is_input(const Value* v) const { return std::find(g_.inputs.begin(), g_.inputs.end(), v) != g_.inputs.end(); }
+
+  /// Backward computes it again from something it has anyway, at no cost in memory.
+  bool recomputed(const Value* v) const {
+    const Node* n = v->producer;
+    if (n->origin == Origin::kGradient) return true;
+    if (outputs_.contains(v)) return false;
+    const OpDef* def = find_op(*n);
+    return def && def->alias >= 0 && is_float(v->type.dtype);
+  }
+
+  void plan_backward() {
+    std::vector<const Value*> todo(j_.grads.begin(), j_.grads.end());
+    std::unordered_set<const Value*> seen(todo.begin(), todo.end());
+    while (!todo.empty()) {
+      const Value* v = todo.back();
+      todo.pop_back();
+      if (!v->producer) {
+        if (is_arg(v) && !late_.contains(v)) reads_.insert(v);
+        continue;
+      }
+      if (!late_.contains(v)) {
+        if (outputs_.contains(v)) {
+          reads_.insert(v);
+          continue;
+        }
+        if (!recomputed(v)) {
+          kept_.insert(v);
+          continue;
+        }
+      }
+      back_.insert(v->producer);
+      for (const Value* x : v->producer->inputs)
+        if (x && seen.insert(x).second) todo.push_back(x);
+    }
+  }
+
+  Value* source(Graph& to, const Value* v, std::unordered_map<const Value*, Value*>& map) const {
+    const auto it = map.find(v);
+    if (it != map.end()) return it->second;
+    Value* c = to.add_weight(v->name, v->literal);
+    c->type = v->type;
+    map[v] = c;
+    return c;
+  }
+
+  void copy_nodes(Graph& to, const std::unordered_set<const Node*>& nodes, std::unordered_map<const Value*, Value*>& map) const {
+    for (const Node* n : g_.nodes()) {
+      if (!nodes.contains(n)) continue;
+      for (const Value* v : n->inputs)
+        if (v && !v->producer) source(to, v, map);
+      to.copy_node(*n, map);
+    }
+  }
+
+  std::unique_ptr<Graph> fresh(const std::string& suffix) const {
+    auto g = std::make_unique<Graph>();
+    g->name = g_.name + suffix;
+    g->opsets = g_.opsets;
+    g->ir_version = g_.ir_version;
+    return g;
+  }
+
+  static Value* add_input(Graph& to, const Value* v, std::unordered_map<const Value*, Value*>& map) {
+    Value* c = to.add_input(v->name, v->type);
+    c->host = v->host;
+    map[v] = c;
+    return c;
+  }
+
+  std::unique_ptr<Graph> copy_backward(Split& s) const {
+    auto to = fresh("_backward");
+    std::unordered_map<const Value*, Value*> map;
+    for (const Value* v : j_.seeds) add_input(*to, v, map);
+    for (const Node* n : g_.nodes())
+      for (const Value* v : n->outputs)
+        if (v && kept_.contains(v)) {
+          add_input(*to, v, map);
+          s.kept.push_back(v->name);
+        }
+    const auto read = [&](const Value* v) {
+      if (!reads_.contains(v) || map.contains(v)) return;
+      add_input(*to, v, map);
+      s.reads.push_back(v->name);
+    };
+    for (const Value* v : g_.inputs) read(v);
+    for (const Value* v : g_.weights) read(v);
+    for (size_t i = 0; i < j_.num_outputs; ++i) read(g_.outputs[i]);
+    copy_nodes(*to, back_, map);
+    for (const Value* v : j_.grads) to->outputs.push_back(v->producer ? map.at(v) : source(*to, v, map));
+    return to;
+  }
+
+  std::unique_ptr<Graph> copy_forward(const std::vector<std::string>& kept) const {
+    auto to = fresh("");
+    to->metadata = g_.metadata;
+    std::unordered_map<const Value*, Value*> map;
+    for (const Value* v : g_.inputs)
+      if (!late_.contains(v)) {
+        Value* c = add_input(*to, v, map);
+        c->literal = v->literal;
+      }
+    for (const Value* v : g_.weights)
+      if (args_.contains(v->name)) source(*to, v, map);
+    std::unordered_set<const Node*> nodes;
+    std::vector<const Value*> todo(g_.outputs.begin(), g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
+    for (const Value* v : kept_) todo.push_back(v);
+    while (!todo.empty()) {
+      const Value* v = todo.back();
+      todo.pop_back();
+      if (!v->producer || !nodes.insert(v->producer).second) continue;
+      for (const Value* x : v->producer->inputs)
+        if (x) todo.push_back(x);
+    }
+    copy_nodes(*to, nodes, map);
+    for (size_t i = 0; i < j_.num_outputs; ++i) to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
+    for (const std::string& n : kept) to->outputs.push_back(to->find(n));
+    return to;
+  }
+
+  const Joint& j_;
+  const Graph& g_;
+  std::unordered_set<std::string> args_;
+  std::unordered_set<const Value*> late_, outputs_, kept_, reads_;
+  std::unordered_set<const Node*> back_;
+};
+
+}  // namespace
+
+Split split(const Joint& joint, const std::vector<std::string>& arguments) { return Cutter(joint, arguments).cut(); }
+
+}  // namespace ortmod
