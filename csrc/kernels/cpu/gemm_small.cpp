@@ -1,0 +1,303 @@
+// Register-blocked matrix products on unpacked operands; B is packed only to transpose it.
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+
+#include "kernels/cpu/gemm.h"
+
+namespace ortmod::cpu {
+namespace {
+
+template <class T>
+using Vec = at::vec::Vectorized<T>;
+
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int kRows = 8, kVecs = 3;
+#else
+constexpr int kRows = 4, kVecs = 2;
+#endif
+constexpr int64_t kBlockK = 256;
+
+/// One call of the micro-kernel: `k` steps on a block of C.
+template <class T>
+struct Block {
+  const T* a;
+  int64_t row_a, col_a;
+  const T* b;
+  int64_t ldb;
+  T* c;
+  int64_t ldc, k;
+  int last;           // columns of the last vector
+  bool first, final;  // first and final block along k
+  T alpha;
+  const T* bias;
+  int64_t bias_row, bias_col;
+  T bias_scale;
+  bool relu;
+};
+
+template <class T>
+Vec<T> load(const T* p, int count) {
+  return count == Vec<T>::size() ? Vec<T>::loadu(p) : Vec<T>::loadu(p, count);
+}
+
+/// out[q] += sum of the elements of s[q].
+template <class T>
+void sum4(const Vec<T>* s, T* out) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const auto half = [](const Vec<T>& v) {
+    if constexpr (sizeof(T) == 4) {
+      return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    } else {
+      return _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+    }
+  };
+#elif defined(CPU_CAPABILITY_AVX2)
+  const auto half = [](const Vec<T>& v) { return v; };
+#endif
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  if constexpr (sizeof(T) == 4) {
+    const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(half(s[0]), half(s[1])), _mm256_hadd_ps(half(s[2]), half(s[3])));
+    const __m128 r = _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1));
+    _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), r));
+  } else {
+    const __m256d u = _mm256_hadd_pd(half(s[0]), half(s[1])), v = _mm256_hadd_pd(half(s[2]), half(s[3]));
+    const __m256d r = _mm256_add_pd(_mm256_permute2f128_pd(u, v, 0x20), _mm256_permute2f128_pd(u, v, 0x31));
+    _mm256_storeu_pd(out, _mm256_add_pd(_mm256_loadu_pd(out), r));
+  }
+#else
+  for (int q = 0; q < 4; ++q) {
+    alignas(64) T t[Vec<T>::size()];
+    s[q].store(t);
+    for (int i = 0; i < Vec<T>::size(); ++i) out[q] += t[i];
+  }
+#endif
+}
+
+template <class T, int R, int V>
+void micro(const Block<T>& s) {
+  constexpr int W = Vec<T>::size();
+  Vec<T> acc[R][V];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) acc[i][j] = Vec<T>(T(0));
+  const T* a = s.a;
+  const T* b = s.b;
+  const auto steps = [&](auto whole) {
+    for (int64_t k = 0; k < s.k; ++k) {
+      Vec<T> bv[V];
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j)
+        bv[j] = (j == V - 1 && !decltype(whole)::value) ? Vec<T>::loadu(b + j * W, s.last) : Vec<T>::loadu(b + j * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const Vec<T> av(a[i * s.row_a]);
+#pragma GCC unroll 4
+        for (int j = 0; j < V; ++j) acc[i][j] = at::vec::fmadd(av, bv[j], acc[i][j]);
+      }
+      a += s.col_a;
+      b += s.ldb;
+    }
+  };
+  if (s.last == W) {
+    steps(std::true_type{});
+  } else {
+    steps(std::false_type{});
+  }
+  const Vec<T> alpha(s.alpha), zero(T(0));
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+    T* c = s.c + i * s.ldc;
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) {
+      const int count = j == V - 1 ? s.last : W;
+      Vec<T> v = s.alpha == T(1) ? acc[i][j] : acc[i][j] * alpha;
+      if (!s.first) v = v + load(c + j * W, count);
+      if (s.final) {
+        if (s.bias) {
+          const T* p = s.bias + i * s.bias_row;
+          const Vec<T> bias = s.bias_col ? load(p + j * W, count) : Vec<T>(*p);
+          v = s.bias_scale == T(1) ? v + bias : at::vec::fmadd(bias, Vec<T>(s.bias_scale), v);
+        }
+        if (s.relu) v = Vec<T>::blendv(v, zero, v < zero);
+      }
+      v.store(c + j * W, count);
+    }
+  }
+}
+
+template <class T, int V>
+void micro_rows(int rows, const Block<T>& s) {
+  switch (rows) {
+    case 1: return micro<T, 1, V>(s);
+    case 2: return micro<T, 2, V>(s);
+    case 3: return micro<T, 3, V>(s);
+    case 4: return micro<T, 4, V>(s);
+#if defined(CPU_CAPABILITY_AVX512)
+    case 5: return micro<T, 5, V>(s);
+    case 6: return micro<T, 6, V>(s);
+    case 7: return micro<T, 7, V>(s);
+    case 8: return micro<T, 8, V>(s);
+#endif
+  }
+}
+
+template <class T>
+void micro_any(int rows, int vecs, const Block<T>& s) {
+  switch (vecs) {
+    case 1: return micro_rows<T, 1>(rows, s);
+    case 2: return micro_rows<T, 2>(rows, s);
+#if defined(CPU_CAPABILITY_AVX512)
+    case 3: return micro_rows<T, 3>(rows, s);
+    case 4: return micro<T, 1, 4>(s);
+#endif
+  }
+}
+
+/// dst[k, cols] (row length ld) = transpose of src[cols, k].
+template <class T>
+void pack_transposed(const T* src, int64_t lds, int64_t cols, int64_t k, T* dst, int64_t ld) {
+  constexpr int64_t B = 16;
+  for (int64_t k0 = 0; k0 < k; k0 += B) {
+    const int64_t ke = std::min(k, k0 + B);
+    for (int64_t c0 = 0; c0 < cols; c0 += B) {
+      const int64_t ce = std::min(cols, c0 + B);
+#if defined(CPU_CAPABILITY_AVX512)
+      if constexpr (sizeof(T) == 4) {
+        at::vec::transpose_mxn<T>(src + c0 * lds + k0, lds, dst + k0 * ld + c0, ld, static_cast<int>(ce - c0), static_cast<int>(ke - k0));
+        continue;
+      }
+#endif
+      for (int64_t c = c0; c < ce; ++c)
+        for (int64_t i = k0; i < ke; ++i) dst[i * ld + c] = src[c * lds + i];
+    }
+  }
+}
+
+/// c[j] for one row of A against rows of the stored (transposed) B: dot products, W at a time.
+template <class T>
+void dots(const Gemm& g, const T* a, int64_t inc_a, const T* b, T* c, int64_t inc_c, const T* bias, int64_t bias_col) {
+  constexpr int W = Vec<T>::size();
+  alignas(64) T row[kBlockK];
+  const T alpha = static_cast<T>(g.alpha), scale = static_cast<T>(g.epilogue.scale);
+  for (int64_t j0 = 0; j0 < g.n; j0 += W) {
+    const int cols = static_cast<int>(std::min<int64_t>(W, g.n - j0));
+    alignas(64) T sums[W] = {};
+    for (int64_t k0 = 0; k0 < g.k; k0 += kBlockK) {
+      const int64_t kk = std::min(kBlockK, g.k - k0);
+      const T* x = a + k0 * inc_a;
+      if (inc_a != 1) {
+        if (j0 == 0 || g.k > kBlockK)
+          for (int64_t i = 0; i < kk; ++i) row[i] = x[i * inc_a];
+        x = row;
+      }
+      int j = 0;
+      for (; j + 4 <= cols; j += 4) {
+        const T* p = b + (j0 + j) * g.ldb + k0;
+        Vec<T> s[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
+        int64_t i = 0;
+        for (; i + W <= kk; i += W) {
+          const Vec<T> v = Vec<T>::loadu(x + i);
+#pragma GCC unroll 4
+          for (int q = 0; q < 4; ++q) s[q] = at::vec::fmadd(v, Vec<T>::loadu(p + q * g.ldb + i), s[q]);
+        }
+        if (i < kk) {
+          const int rest = static_cast<int>(kk - i);
+          const Vec<T> v = Vec<T>::loadu(x + i, rest);
+#pragma GCC unroll 4
+          for (int q = 0; q < 4; ++q) s[q] = at::vec::fmadd(v, Vec<T>::loadu(p + q * g.ldb + i, rest), s[q]);
+        }
+        sum4(s, sums + j);
+      }
+      for (; j < cols; ++j) {
+        const T* p = b + (j0 + j) * g.ldb + k0;
+        Vec<T> s(T(0));
+        for (int64_t i = 0; i < kk; i += W) {
+          const int rest = static_cast<int>(std::min<int64_t>(W, kk - i));
+          s = at::vec::fmadd(Vec<T>::loadu(x + i, rest), Vec<T>::loadu(p + i, rest), s);
+        }
+        sums[j] += at::vec::vec_reduce_all<T>([](Vec<T>& u, Vec<T>& v) { return u + v; }, s);
+      }
+    }
+    for (int j = 0; j < cols; ++j) {
+      T v = sums[j] * alpha;
+      if (bias) v += scale * bias[(j0 + j) * bias_col];
+      if (g.epilogue.relu && v < T(0)) v = T(0);
+      c[(j0 + j) * inc_c] = v;
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
+  constexpr int64_t W = Vec<T>::size();
+  const T* bias = static_cast<const T*>(g.epilogue.bias);
+  if (g.m == 0 || g.n == 0) return;
+  if (g.n == 1 && g.m > 1 && (!g.ta || (g.ldc == 1 && g.epilogue.row <= 1))) {
+    // A column: C' = B' * A'.
+    Gemm t = g;
+    t.m = 1;
+    t.n = g.m;
+    t.lda = g.ldb;
+    t.ldb = g.lda;
+    t.ta = !g.tb;
+    t.tb = !g.ta;
+    t.epilogue.row = g.epilogue.col;
+    t.epilogue.col = g.epilogue.row;
+    const int64_t inc_b = g.tb ? 1 : g.ldb;
+    if (t.tb) return dots(t, b, inc_b, a, c, g.ldc, bias, t.epilogue.col);
+    t.ldc = g.m;
+    return gemm_small(t, b, a, c);
+  }
+  if (g.tb && g.m <= 2) {
+    for (int64_t i = 0; i < g.m; ++i)
+      dots(g, a + i * (g.ta ? 1 : g.lda), g.ta ? g.lda : 1, b, c + i * g.ldc, 1, bias ? bias + i * g.epilogue.row : nullptr,
+           g.epilogue.col);
+    return;
+  }
+  alignas(64) T packed[kBlockK * kVecs * Vec<T>::size()];
+  const int64_t panel = (g.m == 1 && !g.tb && kVecs == 3 ? 4 : kVecs) * W;
+  Block<T> s{};
+  s.row_a = g.ta ? 1 : g.lda;
+  s.col_a = g.ta ? g.lda : 1;
+  s.ldc = g.ldc;
+  s.alpha = static_cast<T>(g.alpha);
+  s.bias_row = g.epilogue.row;
+  s.bias_col = g.epilogue.col;
+  s.bias_scale = static_cast<T>(g.epilogue.scale);
+  s.relu = g.epilogue.relu;
+  for (int64_t k0 = 0; k0 < std::max<int64_t>(g.k, 1); k0 += kBlockK) {
+    s.k = std::min(kBlockK, g.k - k0);
+    s.first = k0 == 0;
+    s.final = k0 + kBlockK >= g.k;
+    for (int64_t j0 = 0; j0 < g.n; j0 += panel) {
+      const int64_t cols = std::min(panel, g.n - j0);
+      const int vecs = static_cast<int>((cols + W - 1) / W);
+      s.last = static_cast<int>(cols - (vecs - 1) * W);
+      if (g.tb) {
+        pack_transposed(b + j0 * g.ldb + k0, g.ldb, cols, s.k, packed, kVecs * W);
+        s.b = packed;
+        s.ldb = kVecs * W;
+      } else {
+        s.b = b + k0 * g.ldb + j0;
+        s.ldb = g.ldb;
+      }
+      for (int64_t i0 = 0; i0 < g.m; i0 += kRows) {
+        const int rows = static_cast<int>(std::min<int64_t>(kRows, g.m - i0));
+        s.a = a + (g.ta ? i0 + k0 * g.lda : i0 * g.lda + k0);
+        s.c = c + i0 * g.ldc + j0;
+        s.bias = bias ? bias + i0 * s.bias_row + j0 * s.bias_col : nullptr;
+        micro_any(rows, vecs, s);
+      }
+    }
+  }
+}
+
+template void gemm_small<float>(const Gemm&, const float*, const float*, float*);
+template void gemm_small<double>(const Gemm&, const double*, const double*, double*);
+
+}  // namespace ortmod::cpu
