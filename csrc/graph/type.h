@@ -64,7 +64,7 @@ constexpr bool is_symbolic(Dim d) { return d <= kLastSymbol; }
 using Dims = SmallVec<Dim, 6>;
 
 /// A sequence whose `key` is set is a sequence of maps.
-enum class Kind : uint8_t { kTensor, kSequence, kOptional, kMap, kOptionalSequence, kSparse };
+enum class Kind : uint8_t { kTensor, kSequence, kOptional, kMap, kOptionalSequence };
 
 /// Type of a value: kind, element type and, when the rank is known, the dimensions.
 struct Type {

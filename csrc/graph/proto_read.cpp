@@ -1,0 +1,357 @@
+// ModelProto -> Graph: graphs, values and nodes.
+#include "graph/proto_read.h"
+
+#include <algorithm>
+#include <climits>
+
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "graph/schema.h"
+#include "graph/symbol.h"
+#include "ortmod_onnx.pb.h"
+
+namespace ortmod {
+namespace onnx = ortmod_onnx;
+namespace {
+
+constexpr int kParseDepth = 512;
+constexpr int kOldestOpset = 7;
+constexpr size_t kMaxNodes = 10'000'000;
+
+[[noreturn]] void bad(const std::string& what) { fail(ErrorKind::kModel, "import", what); }
+
+std::string normal_domain(const std::string& d) { return d == "ai.onnx" ? std::string() : d; }
+
+std::string label(const onnx::NodeProto& p) {
+  const std::string name = !p.name().empty() ? p.name() : p.output_size() ? p.output(0) : std::string();
+  return " (node \"" + shown(name) + "\" " + (p.domain().empty() ? "ai.onnx" : shown(p.domain())) + "::" + shown(p.op_type()) + ")";
+}
+
+void check_text(const std::string& text, const char* what) {
+  if (!is_utf8(text)) bad(std::string(what) + " is not UTF-8: got \"" + shown(text) + "\"");
+}
+
+template <class List>
+std::vector<std::pair<std::string, std::string>> metadata(const List& list) {
+  std::vector<std::pair<std::string, std::string>> r;
+  for (const auto& e : list) {
+    check_text(e.key(), "a metadata key");
+    check_text(e.value(), "a metadata value");
+    r.emplace_back(e.key(), e.value());
+  }
+  return r;
+}
+
+}  // namespace
+
+std::string shown(std::string_view text) {
+  constexpr size_t kMost = 120;
+  std::string s;
+  const bool plain = is_utf8(text);
+  for (size_t i = 0; i < text.size() && s.size() < kMost; ++i) {
+    const unsigned char c = static_cast<unsigned char>(text[i]);
+    if (c < 0x20 || c == 0x7f || (c >= 0x80 && !plain)) {
+      constexpr char kHex[] = "0123456789abcdef";
+      s += {'\\', 'x', kHex[c >> 4], kHex[c & 15]};
+    } else {
+      s += static_cast<char>(c);
+    }
+  }
+  while (plain && !is_utf8(s)) s.pop_back();
+  return text.size() > kMost ? s + "..." : s;
+}
+
+bool is_utf8(std::string_view t) {
+  for (size_t i = 0; i < t.size();) {
+    const unsigned char c = static_cast<unsigned char>(t[i]);
+    const size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    if (n == 0 || i + n > t.size()) return false;
+    uint32_t code = n == 1 ? c : c & (0xffu >> (n + 1));
+    for (size_t k = 1; k < n; ++k) {
+      const unsigned char d = static_cast<unsigned char>(t[i + k]);
+      if ((d & 0xc0) != 0x80) return false;
+      code = code << 6 | (d & 0x3f);
+    }
+    if ((n == 3 && (code < 0x800 || (code >= 0xd800 && code < 0xe000))) || (n == 4 && (code < 0x10000 || code > 0x10ffff))) return false;
+    i += n;
+  }
+  return true;
+}
+
+bool ModelReader::Scope::find(const std::string& name, Value** v) const {
+  for (const Scope* s = this; s; s = s->outer)
+    if (const auto it = s->names.find(name); it != s->names.end()) {
+      *v = it->second;
+      return true;
+    }
+  return false;
+}
+
+ModelReader::ModelReader(onnx::ModelProto& model, const std::string& base_dir, const Literals& given)
+    : model_(model), tensors_{ExternalFiles(base_dir), given} {}
+
+void ModelReader::read_opsets() {
+  if (model_.opset_import_size() == 0) bad("the model imports no operator set (opset_import is empty)");
+  for (const auto& o : model_.opset_import()) {
+    const std::string domain = normal_domain(o.domain());
+    check_text(domain, "a domain");
+    const int newest = newest_opset(domain);
+    const std::string named = domain.empty() ? "ai.onnx" : shown(domain);
+    if (o.version() < 1 || o.version() > INT_MAX) bad("opset " + std::to_string(o.version()) + " of " + named + " does not exist");
+    if (newest && o.version() > newest)
+      bad("opset " + std::to_string(o.version()) + " of " + named + " is not known: expected at most " + std::to_string(newest) +
+          "; convert the model with onnx.version_converter or install a newer onnx and rebuild");
+    if (domain.empty() && o.version() < kOldestOpset)
+      bad("opset " + std::to_string(o.version()) + " of ai.onnx is too old: expected at least " + std::to_string(kOldestOpset) +
+          "; convert the model with onnx.version_converter");
+    const auto [it, added] = opsets_.emplace(domain, static_cast<int>(o.version()));
+    if (!added && it->second != o.version()) bad("two versions of the operator set " + named + " are imported");
+  }
+  constexpr int kDefault = 9;  // of a model that uses other domains only
+  root_->opsets = opsets_;
+  root_->opsets.emplace("", kDefault);
+}
+
+void ModelReader::collect_functions() {
+  for (auto& f : *model_.mutable_functions()) {
+    const std::string key = normal_domain(f.domain()) + "\n" + f.name() + "\n" + f.overload();
+    if (!functions_.emplace(key, &f).second) bad("the function \"" + shown(f.name()) + "\" is defined twice");
+  }
+}
+
+void ModelReader::collect_names(const onnx::GraphProto& p) {
+  for (const auto& v : p.input()) used_.insert(v.name());
+  for (const auto& v : p.initializer()) used_.insert(v.name());
+  for (const auto& v : p.sparse_initializer()) used_.insert(v.values().name());
+  for (const auto& n : p.node()) {
+    used_.insert(n.output().begin(), n.output().end());
+    for (const auto& a : n.attribute()) {
+      if (a.has_g()) collect_names(a.g());
+      for (const auto& g : a.graphs()) collect_names(g);
+    }
+  }
+}
+
+std::string ModelReader::fresh(const std::string& base) {
+  if (used_.insert(base).second) return base;
+  for (int i = 2;; ++i)
+    if (std::string name = base + "_" + std::to_string(i); used_.insert(name).second) return name;
+}
+
+std::unique_ptr<Graph> ModelReader::read() {
+  if (!model_.has_graph()) bad("the model has no graph (empty, or not an ONNX model)");
+  if (model_.ir_version() < 1) bad("the model states no IR version");
+  if (model_.ir_version() > newest_ir_version())
+    bad("IR version " + std::to_string(model_.ir_version()) + " is not known: expected at most " + std::to_string(newest_ir_version()));
+  auto placeholder = std::make_unique<Graph>();
+  root_ = placeholder.get();
+  read_opsets();
+  collect_functions();
+  std::unique_ptr<Graph> g = read_graph(*model_.mutable_graph(), nullptr, 0);
+  for (const auto& [name, literal] : tensors_.given)
+    if (const Value* v = g->find(name); !v || !v->literal) bad("a tensor was handed in for \"" + shown(name) + "\", which is no initializer of the model");
+  return g;
+}
+
+/// The name in the graph of the value called `name` at this place.
+std::string ModelReader::graph_name(const std::string& name, const Place& at, const std::string& by) {
+  check_text(name, "a name");
+  if (at.scope->names.contains(name) || !at.scope->reserved.emplace(name, true).second)
+    bad("the name \"" + shown(name) + "\" is given to two values" + by);
+  if (at.frame) {
+    const auto it = at.depth == at.frame->depth ? at.frame->outputs.find(name) : at.frame->outputs.end();
+    return it != at.frame->outputs.end() ? it->second : fresh(at.frame->prefix + name);
+  }
+  Value* hidden = nullptr;
+  return at.scope->outer && at.scope->outer->find(name, &hidden) ? fresh(name) : name;
+}
+
+void ModelReader::describe(Value* v, const std::string& original, const Place& at) {
+  const auto it = at.scope->infos.find(original);
+  if (it == at.scope->infos.end()) return;
+  if (v->type.dtype == DType::kUndefined && it->second->has_type()) v->type = read_type(it->second->type(), original);
+  if (it->second->metadata_props_size()) v->metadata = metadata(it->second->metadata_props());
+}
+
+Value* ModelReader::declare(const std::string& name, const Place& at, const std::string& by) {
+  Value* v = at.graph->add_value(graph_name(name, at, by));
+  at.scope->names[name] = v;
+  describe(v, name, at);
+  return v;
+}
+
+std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place* outer, int depth) {
+  auto g = std::make_unique<Graph>(outer ? outer->graph : nullptr);
+  if (!outer) {
+    g->opsets = root_->opsets;
+    g->ir_version = model_.ir_version();
+    g->metadata = metadata(model_.metadata_props());
+    root_ = g.get();
+    collect_names(p);
+  }
+  check_text(p.name(), "the name of the graph");
+  g->name = p.name();
+  g->doc = is_utf8(p.doc_string()) ? p.doc_string() : std::string();
+  Scope scope;
+  scope.outer = outer ? outer->scope : nullptr;
+  const Place at{g.get(), &scope, outer ? outer->frame : nullptr, depth};
+  for (auto& v : *p.mutable_value_info()) scope.infos.emplace(v.name(), &v);
+  for (auto& v : *p.mutable_output()) scope.infos.emplace(v.name(), &v);
+  read_values(p, at);
+  NodeList nodes;
+  nodes.reserve(static_cast<size_t>(p.node_size()));
+  for (auto& n : *p.mutable_node()) nodes.push_back(&n);
+  read_nodes(nodes, at);
+  read_outputs(p, at);
+  return g;
+}
+
+void ModelReader::read_values(onnx::GraphProto& p, const Place& at) {
+  std::unordered_set<std::string> initialized;
+  if (at.depth == 0) {
+    for (const auto& t : p.initializer()) initialized.insert(t.name());
+    for (const auto& t : p.sparse_initializer()) initialized.insert(t.values().name());
+  }
+  std::unordered_set<std::string> seen;
+  for (auto& v : *p.mutable_input()) {
+    if (v.name().empty()) bad("an input of the graph has no name");
+    if (!seen.insert(v.name()).second) bad("two inputs of the graph are called \"" + shown(v.name()) + "\"");
+    if (initialized.contains(v.name())) continue;
+    if (at.depth == 0 && !v.has_type()) bad("input \"" + shown(v.name()) + "\" has no type");
+    check_text(v.name(), "a name");
+    Value* made = at.graph->add_input(graph_name(v.name(), at, ""), v.has_type() ? read_type(v.type(), v.name()) : Type());
+    made->metadata = metadata(v.metadata_props());
+    at.scope->names[v.name()] = made;
+  }
+  const auto weight = [&](const std::string& name, LiteralPtr literal) {
+    if (name.empty()) bad("an initializer has no name");
+    Value* w = at.graph->add_weight(graph_name(name, at, ""), std::move(literal));
+    at.scope->names[name] = w;
+    describe(w, name, at);
+  };
+  for (auto& t : *p.mutable_initializer()) weight(t.name(), tensors_.read_initializer(t, !at.frame));
+  for (auto& t : *p.mutable_sparse_initializer()) weight(t.values().name(), tensors_.read(t, t.values().name()));
+}
+
+void ModelReader::read_outputs(onnx::GraphProto& p, const Place& at) {
+  if (p.output_size() == 0 && at.depth == 0) bad("the graph has no outputs");
+  for (auto& o : *p.mutable_output()) {
+    Value* v = nullptr;
+    if (o.name().empty() || !at.scope->find(o.name(), &v) || !v) bad("output \"" + shown(o.name()) + "\" of the graph is not computed by any node");
+    if (v->graph != at.graph) {
+      // An outer value as the result of a sub-graph: named here, so that links within the sub-graph say all.
+      Value* copy = at.graph->add_value(fresh(v->name), v->type);
+      at.graph->add_node(intern("Identity"), {v}, std::vector<Value*>{copy});
+      v = copy;
+    }
+    if (o.has_type() && v->type.dtype != DType::kUndefined && v->literal) {
+      const Type declared = read_type(o.type(), o.name());
+      if (declared.dtype != DType::kUndefined && declared.dtype != v->type.dtype)
+        fail(ErrorKind::kModel, "import", "output \"" + shown(o.name()) + "\" is declared as " + to_string(declared) + ", but is " + to_string(v->type));
+    }
+    at.graph->outputs.push_back(v);
+  }
+}
+
+void ModelReader::read_nodes(const NodeList& nodes, const Place& at) {
+  for (size_t i = 0; i < nodes.size(); ++i) read_node(nodes, i, at);
+}
+
+std::vector<Value*> ModelReader::read_inputs(const NodeList& nodes, size_t index, const Place& at) {
+  std::vector<Value*> in;
+  for (const std::string& name : nodes[index]->input()) {
+    Value* v = nullptr;
+    if (!name.empty() && !at.scope->find(name, &v)) undefined(nodes, index, name);
+    in.push_back(v);
+  }
+  while (!in.empty() && !in.back()) in.pop_back();
+  return in;
+}
+
+int ModelReader::version(const onnx::NodeProto& p, const Place& at) {
+  const std::string domain = normal_domain(p.domain());
+  const Opsets& opsets = at.frame ? at.frame->opsets : opsets_;
+  const auto it = opsets.find(domain);
+  if (it == opsets.end())
+    bad("the domain \"" + (domain.empty() ? "ai.onnx" : shown(domain)) + "\" is not declared in opset_import" + label(p));
+  if (!at.frame) return it->second;
+  const int outer = root_->opsets.emplace(domain, it->second).first->second;
+  if (since_version(domain, p.op_type(), it->second) != since_version(domain, p.op_type(), outer))
+    bad("the function \"" + shown(at.frame->function->name()) + "\" imports another opset than the model, in which this operator differs: got " +
+        std::to_string(it->second) + ", expected " + std::to_string(outer) + label(p));
+  return outer;
+}
+
+void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at) {
+  onnx::NodeProto& p = *nodes[index];
+  if (++nodes_read_ > kMaxNodes) bad("the model has more than " + std::to_string(kMaxNodes) + " nodes after its functions are inlined");
+  if (p.op_type().empty()) bad("a node has no operator" + label(p));
+  check_text(p.name(), "a node's name");
+  check_text(p.op_type(), "an operator");
+  const int v = version(p, at);
+  std::vector<Value*> in = read_inputs(nodes, index, at);
+  const std::string domain = normal_domain(p.domain());
+  if (const auto f = functions_.find(domain + "\n" + p.op_type() + "\n" + p.overload()); f != functions_.end())
+    return inline_call(p, *f->second, std::move(in), at);
+  if (domain.empty() && p.op_type() == "Constant") return read_constant(p, at);
+  Attrs attrs = read_attrs(p, at);
+  std::vector<Value*> out;
+  for (const std::string& name : p.output()) out.push_back(name.empty() ? nullptr : declare(name, at, label(p)));
+  while (!out.empty() && !out.back()) out.pop_back();
+  Node* n = at.graph->add_node(intern(domain, p.op_type()), std::move(in), std::move(out), std::move(attrs),
+                               at.frame && !p.name().empty() ? at.frame->prefix + p.name() : p.name());
+  n->version = v;
+  n->metadata = metadata(p.metadata_props());
+  check_node(*n);
+}
+
+void ModelReader::undefined(const NodeList& nodes, size_t index, const std::string& name) {
+  std::unordered_map<std::string, size_t> producer;
+  for (size_t i = 0; i < nodes.size(); ++i)
+    for (const std::string& o : nodes[i]->output()) producer.emplace(o, i);
+  const auto it = producer.find(name);
+  if (it == producer.end()) bad("input \"" + shown(name) + "\" is not defined: no input, initializer or node has this name" + label(*nodes[index]));
+  std::vector<size_t> parent(nodes.size(), nodes.size()), stack{it->second};
+  std::vector<bool> seen(nodes.size());
+  seen[it->second] = true;
+  while (!stack.empty()) {
+    const size_t i = stack.back();
+    stack.pop_back();
+    if (i == index) {
+      std::string path;
+      int shown_nodes = 0;
+      for (size_t k = i; k < nodes.size() && shown_nodes < 6; k = parent[k], ++shown_nodes)
+        path += (path.empty() ? "\"" : " <- \"") + shown(!nodes[k]->name().empty() || !nodes[k]->output_size() ? nodes[k]->name() : nodes[k]->output(0)) + "\"";
+      bad("the graph has a cycle through " + path + label(*nodes[index]));
+    }
+    for (const std::string& in : nodes[i]->input())
+      if (const auto from = producer.find(in); from != producer.end() && !seen[from->second]) {
+        seen[from->second] = true;
+        parent[from->second] = i;
+        stack.push_back(from->second);
+      }
+  }
+  bad("the nodes are not sorted: input \"" + shown(name) + "\" is computed by a later node \"" + shown(nodes[it->second]->name()) + "\"" +
+      label(*nodes[index]) + "; write the nodes in the order of computation");
+}
+
+std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir, const Literals& given) {
+  if (bytes.empty()) bad("the model is empty (0 bytes)");
+  if (bytes.size() > INT_MAX) bad("the model is larger than 2 GiB: got " + std::to_string(bytes.size()) + " bytes; keep its tensors as external data");
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
+  google::protobuf::io::CodedInputStream coded(&stream);
+  coded.SetRecursionLimit(kParseDepth);
+  onnx::ModelProto model;
+  if (!model.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
+    bad("the bytes are not an ONNX model (truncated, damaged, or another format): got " + std::to_string(bytes.size()) + " bytes");
+  return ModelReader(model, base_dir, given).read();
+}
+
+std::unique_ptr<Graph> from_file(const std::string& path) {
+  const ExternalFiles::Range file = map_file(path);
+  if (file.size == 0) bad("the file \"" + shown(path) + "\" is empty");
+  const size_t slash = path.rfind('/');
+  return from_bytes({file.data, file.size}, slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash));
+}
+
+}  // namespace ortmod
