@@ -128,7 +128,28 @@ void Graph::replace_uses(Value* from, Value* to) {
     if (o == from) o = to;
 }
 
+namespace {
+
+/// Forgets what the sub-graphs of a node capture.
+void unlink_captures(const Node& n) {
+  const auto inner = [](const Graph& g) {
+    for (Node* m : g.nodes()) {
+      for (size_t i = 0; i < m->inputs.size(); ++i)
+        if (Value* v = m->inputs[i]; v && v->graph != &g) std::erase(v->uses, Use{m, static_cast<int>(i)});
+      unlink_captures(*m);
+    }
+  };
+  for (const auto& [key, a] : n.attrs) {
+    if (const auto* p = std::get_if<std::shared_ptr<Graph>>(&a)) inner(**p);
+    if (const auto* q = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a))
+      for (const auto& e : *q) inner(*e);
+  }
+}
+
+}  // namespace
+
 void Graph::remove(Node* n) {
+  unlink_captures(*n);
   for (size_t i = 0; i < n->inputs.size(); ++i)
     if (Value* v = n->inputs[i]) std::erase(v->uses, Use{n, static_cast<int>(i)});
   n->inputs.clear();
@@ -229,6 +250,7 @@ Node* Graph::copy_node(const Node& n, std::unordered_map<const Value*, Value*>& 
     }
     Value* c = add_value(v->name, v->type);
     c->host = v->host;
+    c->metadata = v->metadata;
     map[v] = c;
     out.push_back(c);
   }
@@ -258,11 +280,13 @@ std::unique_ptr<Graph> Graph::clone(std::unordered_map<const Value*, Value*>* ma
   for (const Value* v : inputs) {
     Value* c = g->add_input(v->name, v->type);
     c->literal = v->literal;
+    c->metadata = v->metadata;
     m[v] = c;
   }
   for (const Value* v : weights) {
     Value* c = g->add_weight(v->name, v->literal);
     c->type = v->type;
+    c->metadata = v->metadata;
     m[v] = c;
   }
   for (const Node* n : order_) g->copy_node(*n, m);

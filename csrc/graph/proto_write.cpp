@@ -97,11 +97,12 @@ void Writer::graph(const Graph& g, onnx::GraphProto* p, bool top) {
     initializer(v, p->add_initializer(), top);
     if (!v->metadata.empty()) value_info(v, p->add_value_info());
   }
+  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
   for (const Node* n : g.nodes()) {
     node(*n, p->add_node());
     if (!options_.value_info) continue;
     for (const Value* v : n->outputs)
-      if (v && v->type.dtype != DType::kUndefined && (top || !v->metadata.empty()) && !g.is_output(v)) value_info(v, p->add_value_info());
+      if (v && v->type.dtype != DType::kUndefined && (top || !v->metadata.empty()) && !outputs.contains(v)) value_info(v, p->add_value_info());
   }
   for (const Value* v : g.outputs) value_info(v, p->add_output());
 }
