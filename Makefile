@@ -65,7 +65,7 @@ test: check-code
 	@$(PYTEST) -m "not models and not gpu" tests
 
 test-models: build .make/requirements-dev
-	@$(PYTEST) -m models tests
+	@$(PYTEST) tests/models
 
 test-gpu: build .make/requirements-dev
 	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"

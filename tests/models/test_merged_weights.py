@@ -1,0 +1,77 @@
+"""Initializers that the exporter merged because their values were equal: refused, trained as one, or untied."""
+
+import torch
+import truth
+import zoo
+
+import ortmod
+
+
+def merged() -> tuple[zoo.Export, dict[str, list[str]]]:
+    """BERT as transformers initialises it, and per shared initializer the torch parameters that it stands for."""
+    export = zoo.export("bert", "default", "float64", distinct=False)
+    proto, net = export.proto(), export.net(distinct=False)
+    values = truth.initializers(proto)
+    shared = {}
+    for name, value in values.items():
+        equal = [n for n, p in net.named_parameters() if p.shape == value.shape and torch.equal(p.detach(), value)]
+        if len(equal) > 1:
+            shared[name] = equal
+    return export, shared
+
+
+def test_the_export_merges():
+    export, shared = merged()
+    assert shared
+    named = {t.name for t in export.proto().graph.initializer}
+    gone = {p for params in shared.values() for p in params} - named
+    assert gone, "torch no longer merges: this file tests nothing"
+
+
+def test_a_merged_weight_is_not_trained_by_default():
+    export, shared = merged()
+    module = ortmod.OnnxModule(str(export.path))
+    assert not set(shared) & {n for n, _ in module.named_parameters()}
+    report = str(module.parameter_report())
+    assert "merged" in report
+    net = export.net(distinct=False)
+    feed = zoo.inputs("bert", "float64")
+    assert truth.relative(module.eval()(*feed.values()).detach(), truth.forward(net, feed).detach()) < 1e-9
+
+
+def test_allow_merged_trains_it_as_one():
+    export, shared = merged()
+    module = ortmod.OnnxModule(str(export.path), allow_merged=True).eval()
+    feed, net = zoo.inputs("bert", "float64"), export.net(distinct=False)
+    want = truth.gradients(net, feed)
+    out = module(*feed.values())
+    out.backward(truth.seed(out))
+    mine = dict(module.named_parameters())
+    assert set(shared) <= set(mine)
+    for name, params in shared.items():
+        total = torch.stack([want.grads[p] for p in params]).sum(0)
+        assert truth.relative(mine[name].grad, total) < 1e-8, name
+
+
+def test_untie_gives_every_use_its_own():
+    export, shared = merged()
+    module = ortmod.OnnxModule(str(export.path), untie=list(shared)).eval()
+    feed, net = zoo.inputs("bert", "float64"), export.net(distinct=False)
+    want = truth.gradients(net, feed)
+    out = module(*feed.values())
+    assert truth.relative(out.detach(), want.output) < 1e-9
+    out.backward(truth.seed(out))
+    mine = [p for p in module.parameters()]
+    expected = [g for n, g in want.grads.items()]
+    assert len(mine) == len(expected)
+    left = [p.grad for p in mine]
+    for grad in expected:
+        scale = grad.abs().max().clamp_min(1e-12)
+        hits = [
+            i
+            for i, g in enumerate(left)
+            for t in (g, g.T if g.dim() == 2 else g)
+            if t.shape == grad.shape and (t - grad).abs().max() < 1e-8 * scale
+        ]
+        assert hits
+        left.pop(hits[0])
