@@ -48,7 +48,7 @@ class Verifier {
   [[noreturn]] void broken(const std::string& what) const { fail(ErrorKind::kModel, stage_, what); }
   [[noreturn]] void broken(const std::string& what, const Node& n, int in = -1) const { fail(ErrorKind::kModel, stage_, what, n, in); }
 
-  void names(const Graph& g) const {
+  void names(const Graph& g) {
     std::unordered_set<std::string_view> seen;
     for (const auto& v : g.values()) {
       if (v->name.empty() || !seen.insert(v->name).second) broken("the name \"" + v->name + "\" is given to two values");
