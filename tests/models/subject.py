@@ -29,10 +29,13 @@ class Subject:
         return dict(self.module.named_parameters())
 
     def gradients(self) -> dict[str, torch.Tensor]:
+        return self.collect({n: p.grad for n, p in self.parameters().items() if p.grad is not None})
+
+    def collect(self, mine: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Per torch parameter the sum over the initializers that hold it, if all of them are trained."""
-        mine, found = self.parameters(), {}
+        found = {}
         for name, copies in self.copies.items():
-            parts = [c.as_parameter(mine[c.initializer].grad) for c in copies if c.initializer in mine]
+            parts = [c.as_parameter(mine[c.initializer]) for c in copies if c.initializer in mine]
             if len(parts) == len(copies) and parts:
                 found[name] = torch.stack(parts).sum(0)
         return found
