@@ -78,6 +78,10 @@ Expr operator/(Expr a, double b) { return a / like(a, b); }
 Expr operator/(double a, Expr b) { return like(b, a) / b; }
 
 Expr unary(std::string_view op, Expr x) { return x.builder().op(op, {x}); }
+Expr sign(Expr x) {
+  if (x.builder().opset() >= 9) return unary("Sign", x);
+  return cast(greater(x, like(x, 0)), x.dtype()) - cast(less(x, like(x, 0)), x.dtype());
+}
 Expr pow(Expr x, Expr e) { return binary("Pow", x, e); }
 Expr square(Expr x) { return x * x; }
 Expr max(Expr a, Expr b) { return binary("Max", a, b); }
@@ -100,7 +104,11 @@ Expr logical_and(Expr a, Expr b) { return binary("And", a, b); }
 Expr logical_or(Expr a, Expr b) { return binary("Or", a, b); }
 Expr logical_not(Expr a) { return unary("Not", a); }
 
-Expr where(Expr c, Expr a, Expr b) { return c.builder().op("Where", {c, a, b}); }
+Expr where(Expr c, Expr a, Expr b) {
+  if (c.builder().opset() >= 9) return c.builder().op("Where", {c, a, b});
+  const Expr m = cast(c, a.dtype());
+  return m * a + (1.0 - m) * b;
+}
 
 Expr cast(Expr x, DType t) {
   if (x.dtype() == t) return x;

@@ -79,7 +79,7 @@ inline Expr exp(Expr x) { return unary("Exp", x); }
 inline Expr log(Expr x) { return unary("Log", x); }
 inline Expr sqrt(Expr x) { return unary("Sqrt", x); }
 inline Expr abs(Expr x) { return unary("Abs", x); }
-inline Expr sign(Expr x) { return unary("Sign", x); }
+Expr sign(Expr x);  // by comparisons before opset 9
 inline Expr sin(Expr x) { return unary("Sin", x); }
 inline Expr cos(Expr x) { return unary("Cos", x); }
 inline Expr tanh(Expr x) { return unary("Tanh", x); }
@@ -97,7 +97,7 @@ Expr greater_equal(Expr a, Expr b);  // Not(Less) before opset 12
 Expr logical_and(Expr a, Expr b);
 Expr logical_or(Expr a, Expr b);
 Expr logical_not(Expr a);
-/// c ? a : b.
+/// c ? a : b; a product with the condition before opset 9.
 Expr where(Expr c, Expr a, Expr b);
 Expr cast(Expr x, DType t);  // x itself when it has that type
 /// A scalar of x's type.

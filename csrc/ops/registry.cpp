@@ -12,10 +12,13 @@ struct Registry {
   std::unordered_map<Op, const OpDef*> by_op;
 
   Registry() {
-    for (OpTable (*make)() : {pointwise_ops, compare_ops, activation_ops, reduce_ops, view_ops, index_ops, scatter_ops, creation_ops,
-                              matmul_ops, einsum_ops, conv_ops, conv_transpose_ops, pool_ops, norm_ops, softmax_ops, attention_ops, loss_ops, random_ops, ml_ops,
-                              sequence_ops, control_ops, fused_ops})
-      tables.push_back(make());
+    constexpr OpTable (*kFamilies[])() = {
+        pointwise_ops, cast_ops,           compare_ops, activation_ops, reduce_ops,  cumulative_ops,
+        view_ops,      index_ops,          scatter_ops, creation_ops,   matmul_ops,  einsum_ops,
+        conv_ops,      conv_transpose_ops, pool_ops,    norm_ops,       softmax_ops, attention_ops,
+        loss_ops,      random_ops,         ml_ops,      sequence_ops,   control_ops, fused_ops,
+    };
+    for (const auto make : kFamilies) tables.push_back(make());
     for (const OpTable& t : tables)
       for (const OpDef& d : t) {
         all.push_back(&d);

@@ -9,9 +9,11 @@ namespace ortmod {
 using OpTable = std::vector<OpDef>;
 
 OpTable pointwise_ops();
+OpTable cast_ops();
 OpTable compare_ops();
 OpTable activation_ops();
 OpTable reduce_ops();
+OpTable cumulative_ops();
 OpTable view_ops();
 OpTable index_ops();
 OpTable scatter_ops();
