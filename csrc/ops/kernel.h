@@ -73,11 +73,11 @@ class Bind {
   Operand out(size_t o = 0) const { return out_[o].operand; }
   /// Memory for this node's steps only.
   Operand scratch(size_t bytes) { return steps_.scratch(bytes); }
-  /// Appends `fn(args, base)`; Args must be trivially copyable. It may be larger than its type: pass `extra` bytes appended after it.
+  /// Appends `fn(args, base)`; Args must be trivially copyable.
   template <class Args>
   void emit(void (*fn)(const Args&, char* const*), const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>);
-    steps_.push(reinterpret_cast<StepFn>(fn), &args, sizeof(Args), alignof(Args));
+    steps_.push(reinterpret_cast<StepFn>(reinterpret_cast<void*>(fn)), &args, sizeof(Args), alignof(Args));
   }
   StepList& steps() { return steps_; }
 

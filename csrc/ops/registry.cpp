@@ -3,6 +3,8 @@
 
 #include <unordered_map>
 
+#include "ops/pointwise_program.h"
+
 namespace ortmod {
 namespace {
 
@@ -19,8 +21,9 @@ struct Registry {
         loss_ops,      random_ops,         ml_ops,      sequence_ops,   control_ops, fused_ops,
     };
     for (const auto make : kFamilies) tables.push_back(make());
-    for (const OpTable& t : tables)
-      for (const OpDef& d : t) {
+    for (OpTable& t : tables)
+      for (OpDef& d : t) {
+        if (!d.bind && d.pointwise != Pw::kNone) d.bind = bind_pointwise;
         all.push_back(&d);
         by_op.emplace(intern(d.domain, d.name), &d);
       }

@@ -574,6 +574,15 @@ const PwPlan* pw_plan(const PwDesc& desc, Alloc alloc, void* context) {
   return new (at) PwPlan(p);
 }
 
+bool pw_single(const PwPlan& p, PwSingle& call, int& dst, int (&src)[3]) {
+  if (p.rows > 0 || p.parallel || p.n == 0 || p.body.n != 1 || p.n_temp > 0 || p.n_const > 0) return false;
+  const PwCode& c = p.body.code[0];
+  call = {c.fn, p.n, {c.imm[0], c.imm[1]}};
+  dst = c.dst.ptr;
+  for (int i = 0; i < 3; ++i) src[i] = c.src[i].ptr;
+  return true;
+}
+
 void pw_run(const PwPlan& p, char* const* operands) {
   if (p.n == 0) return;
   if (p.rows > 0) {

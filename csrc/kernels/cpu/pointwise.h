@@ -128,6 +128,13 @@ using Alloc = void* (*)(void* context, size_t bytes, size_t align);
 bool pw_supported(Pw op, Elem type, Elem out);
 /// Compiles a program into memory from `alloc`; null when it has more than the engine can hold or an unsupported instruction.
 const PwPlan* pw_plan(const PwDesc& d, Alloc alloc, void* context);
+/// A plan that is one function call over whole operands: their numbers are written to `dst` and `src`.
+struct PwSingle {
+  void (*fn)(char* dst, const char* const* src, int64_t n, const double* imm);
+  int64_t n;
+  double imm[2];
+};
+bool pw_single(const PwPlan& plan, PwSingle& call, int& dst, int (&src)[3]);
 /// Runs it: pointers of the inputs, then of the outputs. May use threads when there is enough work.
 void pw_run(const PwPlan& plan, char* const* operands);
 

@@ -110,6 +110,26 @@ struct Pow : NoImm {
     return a.pow(b);
   }
 };
+/// An exponent of one element: the common ones without pow.
+template <class T>
+void pow_scalar(char* dst, const char* const* src, int64_t n, const double* imm) {
+  const T e = *reinterpret_cast<const T*>(src[1]);
+  T* d = reinterpret_cast<T*>(dst);
+  const T* a = reinterpret_cast<const T*>(src[0]);
+  if (e == T(2)) {
+    for (int64_t i = 0; i < n; ++i) d[i] = a[i] * a[i];
+  } else if (e == T(3)) {
+    for (int64_t i = 0; i < n; ++i) d[i] = a[i] * a[i] * a[i];
+  } else if (e == T(1)) {
+    for (int64_t i = 0; i < n; ++i) d[i] = a[i];
+  } else if (e == T(-1)) {
+    for (int64_t i = 0; i < n; ++i) d[i] = T(1) / a[i];
+  } else if (e == T(0.5)) {
+    for (int64_t i = 0; i < n; ++i) d[i] = std::sqrt(a[i]);
+  } else {
+    binary<Pow, T, 2>(dst, src, n, imm);
+  }
+}
 struct Fmod : NoImm {
   using NoImm::NoImm;
   template <class V>
@@ -126,7 +146,7 @@ TileFn pick(unsigned s) {
 template <class T>
 TileFn math(Pw op, unsigned s) {
   switch (op) {
-    case Pw::kPow: return pick<Pow, T>(s);
+    case Pw::kPow: return s == 2 ? pow_scalar<T> : pick<Pow, T>(s);
     case Pw::kMod: return pick<Fmod, T>(s);
     case Pw::kExp: return unary<Exp, T>;
     case Pw::kLog: return unary<Log, T>;
