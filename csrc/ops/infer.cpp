@@ -22,7 +22,11 @@ int64_t Infer::axis(int64_t a, int64_t rank) const {
 
 std::optional<SmallVec<int64_t, 6>> Infer::axes(size_t input, int64_t rank) const {
   SmallVec<int64_t, 6> r;
-  if (node.has("axes")) {
+  if (const Attr* given = node.find("axes")) {
+    if (const auto* list = std::get_if<std::vector<int64_t>>(given)) {
+      for (int64_t a : *list) r.push_back(axis(a, rank));
+      return r;
+    }
     for (int64_t a : node.ints("axes")) r.push_back(axis(a, rank));
     return r;
   }
