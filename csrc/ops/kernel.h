@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstring>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -54,8 +55,8 @@ class Call {
 /// Binds one node with known shapes on the CPU: operands are (base, offset), steps are appended to the program.
 class Bind {
  public:
-  Bind(const Node& node, std::vector<StepList::Slot> in, std::vector<StepList::Slot> out, StepList& steps)
-      : node(node), in_(std::move(in)), out_(std::move(out)), steps_(steps) {}
+  Bind(const Node& node, std::span<const StepList::Slot> in, std::span<const StepList::Slot> out, StepList& steps)
+      : node(node), in_(in), out_(out), steps_(steps) {}
   const Node& node;
   size_t num_in() const { return in_.size(); }
   size_t num_out() const { return out_.size(); }
@@ -82,7 +83,7 @@ class Bind {
   StepList& steps() { return steps_; }
 
  private:
-  std::vector<StepList::Slot> in_, out_;
+  std::span<const StepList::Slot> in_, out_;
   StepList& steps_;
 };
 

@@ -1,0 +1,138 @@
+// Compiling a graph into a plan: numbering of values, kernels made once, constants placed on the device.
+#include "exec/plan.h"
+
+#include <ATen/ATen.h>
+
+#include "grad/build.h"
+
+namespace ortmod {
+namespace {
+
+at::Tensor tensor_of(const LiteralPtr& l) {
+  const std::vector<int64_t> sizes(l->dims().begin(), l->dims().end());
+  return at::from_blob(const_cast<void*>(l->data()), sizes, [l](void*) {}, at::TensorOptions().dtype(to_scalar_type(l->dtype())));
+}
+
+std::optional<HostInts> small_ints(const Literal& l) {
+  if (!(is_integer(l.dtype()) || l.dtype() == DType::kBool) || l.numel() > 64) return std::nullopt;
+  HostInts h;
+  h.dims = l.dims();
+  for (int64_t e : l.to_ints()) h.v.push_back(e);
+  return h;
+}
+
+/// Operators without a kernel are replaced by their bodies.
+void expand_without_kernel(Graph& g) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    const std::vector<Node*> nodes = g.nodes();
+    for (Node* n : nodes) {
+      const OpDef* def = find_op(*n);
+      if (def && def->kernel) continue;
+      if (!def || !expand_node(g, n)) fail(ErrorKind::kUnsupportedOp, "plan", "the operator cannot be run", *n);
+      changed = true;
+    }
+    if (changed) {
+      g.sort();
+      std::erase_if(g.order(), [](const Node* n) { return n->graph == nullptr; });
+    }
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device) {
+  expand_without_kernel(*graph);
+  graph->compact();
+  std::shared_ptr<Plan> p(new Plan);
+  p->graph_ = std::move(graph);
+  const Graph& g = *p->graph_;
+  p->device_ = device;
+  p->n_outputs_ = n_outputs;
+  p->scratch_pool_ = std::make_shared<BufferPool>(device);
+  p->kept_pool_ = std::make_shared<BufferPool>(device);
+
+  std::unordered_map<const Value*, int> id;
+  int next = 0;
+  const auto number = [&](const Value* v) {
+    id.emplace(v, next);
+    p->ids_.emplace(v->name, next);
+    ++next;
+  };
+  for (const std::string& name : input_names) {
+    const Value* v = g.find(name);
+    if (!v) fail(ErrorKind::kModel, "plan", "no value \"" + name + "\" in the graph");
+    p->inputs_.push_back(v);
+    number(v);
+  }
+  for (const Value* v : g.weights) {
+    if (id.contains(v)) continue;
+    number(v);
+    p->literals_.push_back(v->literal.get());
+    p->const_ints_.push_back(small_ints(*v->literal));
+    bool on_device = g.is_output(v), on_host = false;
+    for (const Use& u : v->uses) {
+      const OpDef* def = find_op(*u.node);
+      const bool host = def && u.index < 32 && (def->host_inputs >> u.index & 1);
+      on_host = on_host || host;
+      on_device = on_device || !host;
+    }
+    const bool string = v->literal->dtype() == DType::kString;
+    const at::Tensor t = string ? at::Tensor() : tensor_of(v->literal);
+    p->host_constants_.push_back(on_host || device.is_cpu() ? t : at::Tensor());
+    p->constants_.push_back(string || !on_device ? at::Tensor() : t.to(device));
+    if (p->constants_.back().defined() == false && device.is_cpu()) p->constants_.back() = t;
+  }
+  for (const Node* n : g.nodes()) {
+    Item item;
+    item.node = n;
+    item.def = find_op(*n);
+    item.kernel = item.def->kernel(*n);
+    item.first_out = next;
+    for (const Value* v : n->inputs) {
+      if (v && !id.contains(v)) fail(ErrorKind::kModel, "plan", "an input has no value", *n);
+      item.in.push_back(v ? id.at(v) : -1);
+    }
+    for (size_t o = 0; o < n->outputs.size(); ++o) {
+      if (n->outputs[o]) {
+        number(n->outputs[o]);
+        item.wanted |= 1u << std::min<size_t>(o, 31);
+      } else {
+        ++next;
+      }
+    }
+    p->items_.push_back(std::move(item));
+  }
+  for (const Value* v : g.outputs) p->outputs_.push_back(id.at(v));
+  p->n_values_ = static_cast<size_t>(next);
+  return p;
+}
+
+int Plan::value_id(std::string_view name) const {
+  const auto it = ids_.find(std::string(name));
+  return it == ids_.end() ? -1 : it->second;
+}
+
+Sizes::~Sizes() = default;
+
+const HostInts* Sizes::host(int v) const {
+  const int c = v - plan->first_const();
+  if (c >= 0 && c < static_cast<int>(plan->const_ints().size())) {
+    const auto& h = plan->const_ints()[static_cast<size_t>(c)];
+    return h ? &*h : nullptr;
+  }
+  const auto& h = ints[static_cast<size_t>(v)];
+  return h ? &*h : nullptr;
+}
+
+std::vector<std::string> kernel_steps(const Sizes& s) {
+  std::vector<std::string> r;
+  for (size_t i = 0; i < s.list.steps.size(); ++i)
+    if (s.step_item[i] >= 0 && s.by_kernel[i]) {
+      const Node& n = *s.plan->items()[static_cast<size_t>(s.step_item[i])].node;
+      r.push_back((n.op->domain.empty() ? "" : n.op->domain + "::") + n.op->name);
+    }
+  return r;
+}
+
+}  // namespace ortmod

@@ -1,0 +1,424 @@
+// Sizing a plan: dimensions of every value, what is computed at all, where each value lives, and the steps.
+#include <numeric>
+
+#include "exec/frame.h"
+#include "exec/plan.h"
+
+namespace ortmod {
+namespace {
+
+constexpr int64_t kAlign = 64;
+int64_t aligned(int64_t b) { return (b + kAlign - 1) / kAlign * kAlign; }
+
+/// Offsets in one block of memory: best fit among freed ranges, which merge with their neighbours.
+class Allocator {
+ public:
+  int64_t take(int64_t bytes) {
+    if (bytes == 0) return 0;
+    size_t best = free_.size();
+    for (size_t i = 0; i < free_.size(); ++i)
+      if (free_[i].size >= bytes && (best == free_.size() || free_[i].size < free_[best].size)) best = i;
+    if (best < free_.size()) {
+      Range& r = free_[best];
+      const int64_t at = r.at;
+      r.at += bytes;
+      r.size -= bytes;
+      if (r.size == 0) free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(best));
+      return at;
+    }
+    if (!free_.empty() && free_.back().at + free_.back().size == top_) {
+      const int64_t at = free_.back().at;
+      free_.pop_back();
+      top_ = at + bytes;
+      peak_ = std::max(peak_, top_);
+      return at;
+    }
+    const int64_t at = top_;
+    top_ += bytes;
+    peak_ = std::max(peak_, top_);
+    return at;
+  }
+  void give(int64_t at, int64_t bytes) {
+    if (bytes == 0) return;
+    auto it = std::lower_bound(free_.begin(), free_.end(), at, [](const Range& r, int64_t a) { return r.at < a; });
+    it = free_.insert(it, {at, bytes});
+    if (it + 1 != free_.end() && it->at + it->size == (it + 1)->at) {
+      it->size += (it + 1)->size;
+      free_.erase(it + 1);
+    }
+    if (it != free_.begin() && (it - 1)->at + (it - 1)->size == it->at) {
+      (it - 1)->size += it->size;
+      free_.erase(it);
+    }
+  }
+  int64_t peak() const { return peak_; }
+
+ private:
+  struct Range {
+    int64_t at, size;
+  };
+  std::vector<Range> free_;  // by offset
+  int64_t top_ = 0, peak_ = 0;
+};
+
+class Sizer {
+ public:
+  Sizer(const Plan& p, Sizes& s) : p_(p), s_(s), n_(static_cast<int>(p.num_values())) {}
+
+  void run(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) {
+    infer(inputs, ints);
+    find_needed();
+    find_roots();
+    find_lifetimes();
+    place();
+  }
+
+  void infer(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) {
+    s_.types.resize(u(n_));
+    s_.ints.resize(u(n_));
+    host_known_.assign(u(n_), false);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      s_.types[i] = inputs[i];
+      if (ints[i]) {
+        s_.ints[i] = *ints[i];
+        host_known_[i] = true;
+      }
+    }
+    for (size_t c = 0; c < p_.literals().size(); ++c) {
+      s_.types[u(p_.first_const()) + c] = p_.literals()[c]->type();
+      host_known_[u(p_.first_const()) + c] = p_.const_ints()[c].has_value();
+    }
+    for (const Plan::Item& item : p_.items()) {
+      SmallVec<const Type*, 16> in;
+      SmallVec<const HostInts*, 16> host;
+      for (int v : item.in) {
+        in.push_back(v < 0 ? nullptr : &s_.types[u(v)]);
+        host.push_back(v < 0 ? nullptr : s_.host(v));
+      }
+      const size_t no = item.node->outputs.size();
+      Infer ctx(*item.node, {in.data(), in.size()}, {host.data(), host.size()}, {&s_.types[u(item.first_out)], no},
+                {&s_.ints[u(item.first_out)], no});
+      item.def->infer(ctx);
+      for (size_t o = 0; o < no; ++o) {
+        const size_t v = u(item.first_out) + o;
+        if (!s_.ints[v]) continue;
+        bool known = s_.types[v].is_static();
+        for (Dim d : s_.ints[v]->v) known = known && !is_symbolic(d);
+        host_known_[v] = known;
+      }
+    }
+  }
+
+ private:
+  static size_t u(int i) { return static_cast<size_t>(i); }
+  bool is_static(int v) const { return s_.types[u(v)].is_static(); }
+  bool is_host(int v) const { return host_known_[u(v)]; }
+  int64_t bytes(int v) const {
+    const Type& t = s_.types[u(v)];
+    return numel(t.dims) * static_cast<int64_t>(dtype_size(t.dtype));
+  }
+  bool is_const(int v) const { return v >= p_.first_const() && v < p_.first_const() + static_cast<int>(p_.constants().size()); }
+  bool is_input(int v) const { return v < static_cast<int>(p_.num_inputs()); }
+
+  static bool reads_host(const Plan::Item& item, size_t i) { return i < 32 && (item.def->host_inputs >> i & 1); }
+
+  void find_needed() {
+    needed_.assign(u(n_), false);
+    executed_.assign(p_.items().size(), false);
+    for (size_t i = 0; i < p_.outputs().size(); ++i) {
+      const int v = p_.outputs()[i];
+      if (i < p_.num_outputs() || !is_host(v)) needed_[u(v)] = true;
+    }
+    for (size_t k = p_.items().size(); k-- > 0;) {
+      const Plan::Item& item = p_.items()[k];
+      bool run = false;
+      for (size_t o = 0; o < item.node->outputs.size(); ++o) {
+        const int v = item.first_out + static_cast<int>(o);
+        run = run || (needed_[u(v)] && !is_host(v));
+      }
+      if (!run) continue;
+      executed_[k] = true;
+      for (size_t i = 0; i < item.in.size(); ++i) {
+        const int v = item.in[i];
+        if (v >= 0 && !(reads_host(item, i) && is_host(v))) needed_[u(v)] = true;
+      }
+    }
+  }
+
+  /// Views share the memory of what they view; a group lives in an output or kept place when a member is one.
+  void find_roots() {
+    root_.resize(u(n_));
+    std::iota(root_.begin(), root_.end(), 0);
+    home_.assign(u(n_), Home{});
+    std::vector<int> wanted_output(u(n_), -1), wanted_kept(u(n_), -1);
+    for (size_t i = 0; i < p_.outputs().size(); ++i) {
+      const int v = p_.outputs()[i];
+      if (i < p_.num_outputs()) {
+        if (wanted_output[u(v)] < 0) wanted_output[u(v)] = static_cast<int>(i);
+      } else {
+        wanted_kept[u(v)] = static_cast<int>(i);
+      }
+    }
+    const auto settle = [&](int root, int v) {  // may v live where root lives?
+      const bool out = wanted_output[u(v)] >= 0, kept = wanted_kept[u(v)] >= 0 && !is_host(v);
+      if (!out && !kept) return true;
+      if (is_input(root) || is_const(root)) return false;
+      Home& h = home_[u(root)];
+      if (out && kept) return false;
+      if (h.output >= 0 || h.kept) return false;
+      if (out) h.output = wanted_output[u(v)];
+      if (kept) h.kept = true;
+      return true;
+    };
+    for (size_t k = 0; k < p_.items().size(); ++k) {
+      const Plan::Item& item = p_.items()[k];
+      for (size_t o = 0; o < item.node->outputs.size(); ++o) {
+        const int v = item.first_out + static_cast<int>(o);
+        if (!needed_[u(v)]) continue;
+        const int a = item.def->alias;
+        if (o == 0 && a >= 0 && executed_[k] && !is_host(v) && u(a) < item.in.size() && item.in[u(a)] >= 0) {
+          const int src = item.in[u(a)];
+          const bool same = is_static(v) && is_static(src) && !(is_host(src) && !is_const(src)) &&
+                            s_.types[u(src)].dtype == s_.types[u(v)].dtype && bytes(src) == bytes(v);
+          if (same && settle(root_[u(src)], v)) {
+            root_[u(v)] = root_[u(src)];
+            continue;
+          }
+        }
+        if (is_static(v)) settle_self(v, wanted_output, wanted_kept);
+      }
+    }
+  }
+
+  void settle_self(int v, const std::vector<int>& out, const std::vector<int>& kept) {
+    home_[u(v)].output = out[u(v)];
+    home_[u(v)].kept = kept[u(v)] >= 0 && !is_host(v) && out[u(v)] < 0;
+  }
+
+  void find_lifetimes() {
+    last_use_.assign(u(n_), -1);
+    for (size_t k = 0; k < p_.items().size(); ++k) {
+      if (!executed_[k]) continue;
+      const Plan::Item& item = p_.items()[k];
+      for (size_t i = 0; i < item.in.size(); ++i)
+        if (item.in[i] >= 0 && !(reads_host(item, i) && is_host(item.in[i]))) last_use_[u(root_[u(item.in[i])])] = static_cast<int>(k);
+    }
+    for (int v : p_.outputs()) last_use_[u(root_[u(v)])] = static_cast<int>(p_.items().size());
+  }
+
+  void place() {
+    s_.places.assign(u(n_), Place::kNone);
+    s_.operands.assign(u(n_), Operand{});
+    taken_over_.assign(u(n_), false);
+    freed_.assign(u(n_), false);
+    s_.list.scratch_base = kStepScratch;
+    for (size_t i = 0; i < p_.num_inputs(); ++i) {
+      s_.places[i] = is_static(static_cast<int>(i)) ? (s_.ints[i] ? Place::kHost : Place::kBase) : Place::kSlot;
+      s_.operands[i] = {p_.base_of_input(i), 0};
+    }
+    for (size_t c = 0; c < p_.constants().size(); ++c) {
+      s_.places[u(p_.first_const()) + c] = Place::kBase;
+      s_.operands[u(p_.first_const()) + c] = {p_.base_of_const(c), 0};
+    }
+    for (size_t k = 0; k < p_.items().size(); ++k) place_item(static_cast<int>(k));
+    for (size_t i = 0; i < p_.outputs().size(); ++i) finish_output(static_cast<int>(i));
+    s_.scratch_bytes = alloc_.peak();
+    s_.by_kernel.resize(s_.list.steps.size(), 0);
+  }
+
+  void assign(int v, Operand o) {
+    s_.places[u(v)] = Place::kBase;
+    s_.operands[u(v)] = o;
+  }
+
+  /// A place for the root value v that item k computes.
+  void allocate(int v, int k) {
+    const Home& h = home_[u(v)];
+    if (h.output >= 0) return assign(v, {p_.base_of_output(u(h.output)), 0});
+    const int64_t b = aligned(bytes(v));
+    if (h.kept) {
+      assign(v, {kKept, s_.kept_bytes});
+      s_.kept_bytes += b;
+      return;
+    }
+    const Plan::Item& item = p_.items()[u(k)];
+    if (item.def->inplace && v == item.first_out) {
+      const int reuse = dying_input(item, v, k);
+      if (reuse >= 0) {
+        assign(v, s_.operands[u(reuse)]);
+        taken_over_[u(root_[u(reuse)])] = true;
+        return;
+      }
+    }
+    assign(v, {kScratch, alloc_.take(b)});
+  }
+
+  /// An input in scratch that nobody reads after item k, of v's size, read element by element.
+  int dying_input(const Plan::Item& item, int v, int k) const {
+    for (int x : item.in) {
+      if (x < 0 || s_.places[u(x)] != Place::kBase || s_.operands[u(x)].index != kScratch) continue;
+      const int r = root_[u(x)];
+      if (last_use_[u(r)] != k || taken_over_[u(r)] || bytes(r) != bytes(v)) continue;
+      if (dtype_size(s_.types[u(x)].dtype) != dtype_size(s_.types[u(v)].dtype)) continue;
+      bool plain = true;
+      for (int y : item.in)
+        if (y >= 0 && root_[u(y)] == r) plain = plain && s_.types[u(y)].dims == s_.types[u(v)].dims;
+      if (plain) return x;
+    }
+    return -1;
+  }
+
+  void place_item(int k) {
+    const Plan::Item& item = p_.items()[u(k)];
+    if (!executed_[u(k)]) {
+      for (size_t o = 0; o < item.node->outputs.size(); ++o) {
+        const int v = item.first_out + static_cast<int>(o);
+        if (is_host(v)) place_host(v, k);
+      }
+      return;
+    }
+    bool all_static = true, viewed = false, any_data = false;
+    for (size_t o = 0; o < item.node->outputs.size(); ++o) {
+      const int v = item.first_out + static_cast<int>(o);
+      if (!(item.wanted >> std::min<size_t>(o, 31) & 1)) continue;
+      if (is_host(v) && !needed_[u(v)]) {
+        s_.places[u(v)] = Place::kHost;
+      } else if (!is_static(v)) {
+        s_.places[u(v)] = Place::kSlot;
+        all_static = false;
+        any_data = true;
+      } else if (root_[u(v)] != v) {
+        assign(v, s_.operands[u(root_[u(v)])]);
+        viewed = true;
+      } else {
+        allocate(v, k);
+        any_data = any_data || bytes(v) > 0;
+      }
+    }
+    if (!viewed && any_data) emit(k, all_static);
+    release(k);
+  }
+
+  void place_host(int v, int k) {
+    if (!needed_[u(v)]) {
+      s_.places[u(v)] = Place::kHost;
+      return;
+    }
+    allocate(v, k);
+    push_fill_step(s_, v);
+  }
+
+  void emit(int k, bool all_static) {
+    const Plan::Item& item = p_.items()[u(k)];
+    if (all_static && item.def->bind && p_.device().is_cpu() && bind(item, k)) return;
+    SmallVec<int, 8> drop;
+    for (int x : item.in)
+      if (x >= 0 && !is_input(x) && s_.places[u(x)] == Place::kSlot && last_use_[u(root_[u(x)])] == k) drop.push_back(x);
+    push_kernel_step(s_, k, drop);
+    s_.by_kernel.resize(s_.list.steps.size(), 0);
+    s_.by_kernel.back() = 1;
+  }
+
+  bool bind(const Plan::Item& item, int k) {
+    slots_in_.clear();
+    slots_out_.clear();
+    for (size_t i = 0; i < item.in.size(); ++i) {
+      const int x = item.in[i];
+      StepList::Slot slot;
+      if (x >= 0) {
+        if (s_.places[u(x)] != Place::kBase && !(reads_host(item, i) && is_host(x))) return false;
+        const Type& t = s_.types[u(x)];
+        if (numel(t.dims) == 0 && s_.places[u(x)] == Place::kBase) return false;
+        slot = {true, t.dtype, &t.dims, s_.host(x), s_.operands[u(x)]};
+      }
+      slots_in_.push_back(slot);
+    }
+    for (size_t o = 0; o < item.node->outputs.size(); ++o) {
+      const int v = item.first_out + static_cast<int>(o);
+      StepList::Slot slot;
+      if ((item.wanted >> std::min<size_t>(o, 31) & 1) && s_.places[u(v)] == Place::kBase) {
+        const Type& t = s_.types[u(v)];
+        slot = {true, t.dtype, &t.dims, nullptr, s_.operands[u(v)]};
+      }
+      slots_out_.push_back(slot);
+    }
+    s_.list.begin_node();
+    Bind b(*item.node, slots_in_, slots_out_, s_.list);
+    const size_t before = s_.list.steps.size();
+    if (!item.def->bind(b)) {
+      s_.list.steps.resize(before);
+      return false;
+    }
+    s_.step_item.resize(s_.list.steps.size(), k);
+    return true;
+  }
+
+  void release(int k) {
+    const Plan::Item& item = p_.items()[u(k)];
+    const auto free_if_dead = [&](int v) {
+      const int r = root_[u(v)];
+      if (s_.places[u(r)] != Place::kBase || s_.operands[u(r)].index != kScratch || last_use_[u(r)] > k || is_input(r)) return;
+      if (freed_[u(r)]) return;
+      freed_[u(r)] = true;
+      if (taken_over_[u(r)]) return;
+      alloc_.give(s_.operands[u(r)].offset, aligned(bytes(r)));
+    };
+    for (int x : item.in)
+      if (x >= 0) free_if_dead(x);
+    for (size_t o = 0; o < item.node->outputs.size(); ++o)
+      if (item.wanted >> std::min<size_t>(o, 31) & 1) free_if_dead(item.first_out + static_cast<int>(o));
+  }
+
+  void finish_output(int i) {
+    const int v = p_.outputs()[u(i)];
+    if (static_cast<size_t>(i) >= p_.num_outputs()) {
+      if (is_host(v)) return;
+      if (s_.places[u(v)] == Place::kSlot) {
+        s_.kept_slots.push_back(v);
+      } else if (s_.operands[u(v)].index != kKept) {
+        keep_copy(v);
+      }
+      return;
+    }
+    if (s_.places[u(v)] == Place::kSlot) {
+      s_.slot_outputs.push_back(i);
+      return;
+    }
+    const Operand want{p_.base_of_output(u(i)), 0};
+    if (s_.operands[u(v)].index != want.index) push_copy_step(s_, v, i);
+  }
+
+  [[noreturn]] void keep_copy(int v) {
+    fail(ErrorKind::kRun, "plan", "a kept value has no place of its own: value " + std::to_string(v) + " of " + p_.graph().name);
+  }
+
+  struct Home {
+    int output = -1;
+    bool kept = false;
+  };
+  const Plan& p_;
+  Sizes& s_;
+  const int n_;
+  std::vector<bool> host_known_, needed_, executed_;
+  std::vector<int> root_, last_use_;
+  std::vector<Home> home_;
+  std::vector<bool> taken_over_, freed_;
+  std::vector<StepList::Slot> slots_in_, slots_out_;
+  Allocator alloc_;
+};
+
+}  // namespace
+
+std::vector<Type> Plan::infer(const std::vector<Type>& inputs) const {
+  Sizes s(shared_from_this());
+  Sizer(*this, s).infer(inputs, std::vector<const HostInts*>(inputs.size()));
+  return std::move(s.types);
+}
+
+std::shared_ptr<Sizes> Plan::size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const {
+  auto s = std::make_shared<Sizes>(shared_from_this());
+  Sizer(*this, *s).run(inputs, ints);
+  return s;
+}
+
+}  // namespace ortmod
