@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "ops/attrs.h"
+#include "ops/bind_matmul.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -167,8 +168,8 @@ Kernel matmul_integer_kernel(const Node&) {
 
 OpTable matmul_ops() {
   return {
-      {.name = "MatMul", .infer = infer_matmul, .kernel = matmul_kernel, .grad = matmul_grad},
-      {.name = "Gemm", .since = 7, .infer = infer_gemm, .kernel = gemm_kernel, .grad = gemm_grad},
+      {.name = "MatMul", .infer = infer_matmul, .kernel = matmul_kernel, .bind = bind_matmul, .grad = matmul_grad},
+      {.name = "Gemm", .since = 7, .infer = infer_gemm, .kernel = gemm_kernel, .bind = bind_gemm, .grad = gemm_grad},
       {.name = "MatMulInteger", .infer = infer_integer_product, .kernel = matmul_integer_kernel, .grad = no_grad},
   };
 }

@@ -17,20 +17,29 @@ constexpr int kConstBase = 1000, kInstBase = 2000;
 
 Elem to_elem(DType t) {
   switch (t) {
-    case DType::kFloat: return Elem::kF32;
-    case DType::kDouble: return Elem::kF64;
-    case DType::kBFloat16: return Elem::kBF16;
-    case DType::kHalf: return Elem::kF16;
-    case DType::kInt64: return Elem::kI64;
-    case DType::kInt32: return Elem::kI32;
-    case DType::kBool: return Elem::kBool;
-    default: return Elem::kNone;
+    case DType::kFloat:
+      return Elem::kF32;
+    case DType::kDouble:
+      return Elem::kF64;
+    case DType::kBFloat16:
+      return Elem::kBF16;
+    case DType::kHalf:
+      return Elem::kF16;
+    case DType::kInt64:
+      return Elem::kI64;
+    case DType::kInt32:
+      return Elem::kI32;
+    case DType::kBool:
+      return Elem::kBool;
+    default:
+      return Elem::kNone;
   }
 }
 
 int PointwiseProgram::input(DType type, const Dims& dims, const Dims& space) {
   const Elem e = to_elem(type);
-  if (e == Elem::kNone || d_.n_in == PwDesc::kMaxIn || space.size() > PwDesc::kMaxDims || dims.size() > space.size()) return fail();
+  if (e == Elem::kNone || d_.n_in == PwDesc::kMaxIn || space.size() > PwDesc::kMaxDims || dims.size() > space.size())
+    return fail();
   PwDesc::In& in = d_.in[d_.n_in];
   in.type = e;
   const int rank = static_cast<int>(space.size()), lead = rank - static_cast<int>(dims.size());
@@ -90,7 +99,8 @@ int PointwiseProgram::node(const Node& n, Pw op, const SmallVec<int, 8>& in, DTy
       const Pw step = op == Pw::kMax || op == Pw::kMin ? op : Pw::kAdd;
       int v = x(0);
       for (size_t i = 1; i < in.size(); ++i) v = emit(step, t, t, v, in[i]);
-      if (op == Pw::kMean) v = floating ? emit(Pw::kMul, t, t, v, constant(in_type, 1.0 / static_cast<double>(in.size()))) : fail();
+      if (op == Pw::kMean)
+        v = floating ? emit(Pw::kMul, t, t, v, constant(in_type, 1.0 / static_cast<double>(in.size()))) : fail();
       return in.size() == 1 ? emit(Pw::kIdentity, t, t, v) : v;
     }
     case Pw::kClip: {
@@ -101,7 +111,8 @@ int PointwiseProgram::node(const Node& n, Pw op, const SmallVec<int, 8>& in, DTy
       if (hi >= 0) v = emit(Pw::kMin, t, t, v, hi);
       return v == x(0) ? emit(Pw::kIdentity, t, t, v) : v;
     }
-    case Pw::kWhere: return emit(op, t, t, x(0), x(1), x(2));
+    case Pw::kWhere:
+      return emit(op, t, t, x(0), x(1), x(2));
     case Pw::kCast:
       if (stored == result) return emit(Pw::kIdentity, t, t, x(0));
       if (result == Elem::kBF16 || result == Elem::kF16) {
@@ -117,21 +128,33 @@ int PointwiseProgram::node(const Node& n, Pw op, const SmallVec<int, 8>& in, DTy
     case Pw::kGreaterOrEqual:
     case Pw::kAnd:
     case Pw::kOr:
-    case Pw::kXor: return emit(op, t, Elem::kBool, x(0), x(1));
+    case Pw::kXor:
+      return emit(op, t, Elem::kBool, x(0), x(1));
     case Pw::kNot:
-    case Pw::kIsNaN: return emit(op, t, Elem::kBool, x(0));
-    case Pw::kIsInf: return emit(op, t, Elem::kBool, x(0), -1, -1, n.attr("detect_negative", 1) != 0, n.attr("detect_positive", 1) != 0);
-    case Pw::kMod: return n.attr("fmod", 0) != 0 && floating ? emit(op, t, t, x(0), x(1)) : fail();
-    case Pw::kLeakyRelu: return one(n.attr("alpha", 0.01));
+    case Pw::kIsNaN:
+      return emit(op, t, Elem::kBool, x(0));
+    case Pw::kIsInf:
+      return emit(op, t, Elem::kBool, x(0), -1, -1, n.attr("detect_negative", 1) != 0,
+                  n.attr("detect_positive", 1) != 0);
+    case Pw::kMod:
+      return n.attr("fmod", 0) != 0 && floating ? emit(op, t, t, x(0), x(1)) : fail();
+    case Pw::kLeakyRelu:
+      return one(n.attr("alpha", 0.01));
     case Pw::kElu:
     case Pw::kCelu:
     case Pw::kThresholdedRelu:
-    case Pw::kSwish: return one(n.attr("alpha", 1.0));
-    case Pw::kSelu: return one(n.attr("alpha", 1.6732632423543772), n.attr("gamma", 1.0507009873554805));
-    case Pw::kHardSigmoid: return one(n.attr("alpha", 0.2), n.attr("beta", 0.5));
-    case Pw::kShrink: return one(n.attr("lambd", 0.5), n.attr("bias", 0.0));
-    case Pw::kGelu: return one(n.attr("approximate", "none") == "tanh");
-    default: return emit(op, t, t, x(0), x(1));
+    case Pw::kSwish:
+      return one(n.attr("alpha", 1.0));
+    case Pw::kSelu:
+      return one(n.attr("alpha", 1.6732632423543772), n.attr("gamma", 1.0507009873554805));
+    case Pw::kHardSigmoid:
+      return one(n.attr("alpha", 0.2), n.attr("beta", 0.5));
+    case Pw::kShrink:
+      return one(n.attr("lambd", 0.5), n.attr("bias", 0.0));
+    case Pw::kGelu:
+      return one(n.attr("approximate", "none") == "tanh");
+    default:
+      return emit(op, t, t, x(0), x(1));
   }
 }
 

@@ -11,13 +11,15 @@ namespace ortmod {
 /// Element type of the engine, kNone when it has none.
 cpu::Elem to_elem(DType t);
 
-/// Collects inputs, constants and instructions; every method that can fail returns false (or -1) and leaves the program unusable.
+/// Collects inputs, constants and instructions; every method that can fail returns false (or -1) and leaves the program
+/// unusable.
 class PointwiseProgram {
  public:
   /// Adds an input of shape `dims` that broadcasts to `space`.
   int input(DType type, const Dims& dims, const Dims& space);
   int constant(DType type, double value);
-  /// Adds the instructions of a node whose operands are the values `in` (-1: absent); gives its value, -1 when it cannot.
+  /// Adds the instructions of a node whose operands are the values `in` (-1: absent); gives its value, -1 when it
+  /// cannot.
   int node(const Node& n, Pw op, const SmallVec<int, 8>& in, DType in_type, DType out_type);
   bool output(DType type, int value, int alias = -1);
   void space(const Dims& dims);

@@ -19,6 +19,7 @@ struct Registry {
         view_ops,      index_ops,          scatter_ops, creation_ops,   matmul_ops,  einsum_ops,
         conv_ops,      conv_transpose_ops, pool_ops,    norm_ops,       softmax_ops, attention_ops,
         loss_ops,      random_ops,         ml_ops,      sequence_ops,   control_ops, fused_ops,
+        fused_matmul_ops,
     };
     for (const auto make : kFamilies) tables.push_back(make());
     for (OpTable& t : tables)

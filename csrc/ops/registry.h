@@ -32,5 +32,6 @@ OpTable ml_ops();
 OpTable sequence_ops();
 OpTable control_ops();
 OpTable fused_ops();
+OpTable fused_matmul_ops();
 
 }  // namespace ortmod

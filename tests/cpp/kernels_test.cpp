@@ -34,9 +34,9 @@ void* take(void*, size_t bytes, size_t) {
 template <class T>
 void test_gemm() {
   const double tol = sizeof(T) == 4 ? 2e-5 : 1e-12;
-  const int64_t sizes[][3] = {{1, 1, 1},   {16, 1, 10},  {10, 1, 16},  {1, 10, 16}, {64, 100, 20}, {64, 1, 100}, {20, 100, 64},
-                              {7, 5, 3},   {33, 49, 17}, {9, 97, 300}, {64, 10, 500}, {3, 2, 0},   {2, 70, 40},  {100, 64, 1},
-                              {17, 16, 33}, {5, 300, 5}, {70, 90, 110}};
+  const int64_t sizes[][3] = {{1, 1, 1},     {16, 1, 10},  {10, 1, 16},  {1, 10, 16},  {64, 100, 20}, {64, 1, 100},
+                              {20, 100, 64}, {7, 5, 3},    {33, 49, 17}, {9, 97, 300}, {64, 10, 500}, {3, 2, 0},
+                              {2, 70, 40},   {100, 64, 1}, {17, 16, 33}, {5, 300, 5},  {70, 90, 110}};
   for (const auto& s : sizes)
     for (int mode = 0; mode < 32; ++mode) {
       Gemm g;
@@ -51,8 +51,8 @@ void test_gemm() {
       g.ldb = g.tb ? g.k : g.n;
       if (g.lda == 0) g.lda = 1;
       g.ldc = g.n;
-      std::vector<T> a(static_cast<size_t>(g.m * g.k) + 1), b(static_cast<size_t>(g.k * g.n) + 1), bias(static_cast<size_t>(g.m * g.n)),
-          c(static_cast<size_t>(g.m * g.n), T(99));
+      std::vector<T> a(static_cast<size_t>(g.m * g.k) + 1), b(static_cast<size_t>(g.k * g.n) + 1),
+          bias(static_cast<size_t>(g.m * g.n)), c(static_cast<size_t>(g.m * g.n), T(99));
       for (T& x : a) x = static_cast<T>(uniform());
       for (T& x : b) x = static_cast<T>(uniform());
       for (T& x : bias) x = static_cast<T>(uniform());
@@ -71,7 +71,8 @@ void test_gemm() {
               sum += static_cast<double>(a[static_cast<size_t>(g.ta ? k * g.lda + i : i * g.lda + k)]) *
                      static_cast<double>(b[static_cast<size_t>(g.tb ? j * g.ldb + k : k * g.ldb + j)]);
             sum *= g.alpha;
-            if (g.epilogue.bias) sum += g.epilogue.scale * bias[static_cast<size_t>(i * g.epilogue.row + j * g.epilogue.col)];
+            if (g.epilogue.bias)
+              sum += g.epilogue.scale * bias[static_cast<size_t>(i * g.epilogue.row + j * g.epilogue.col)];
             if (g.epilogue.relu && sum < 0) sum = 0;
             const double got = c[static_cast<size_t>(i * g.n + j)];
             check(std::abs(got - sum) < tol * (1 + static_cast<double>(g.k)), own ? "gemm_small" : "gemm", got, sum);
@@ -114,8 +115,9 @@ void test_pointwise(std::vector<int64_t> sizes, std::vector<std::vector<int64_t>
   d.n_const = 1;
   d.consts[0] = {e, 0.25};
   const int ab = push(Pw::kMul, e, e, 0, 1), neg = push(Pw::kNeg, e, e, 2), ex = push(Pw::kExp, e, e, neg),
-            sum = push(Pw::kAdd, e, e, ab, ex), s4 = push(Pw::kMul, e, e, 3, 4), gt = push(Pw::kGreater, e, Elem::kBool, sum, s4),
-            th = push(Pw::kTanh, e, e, 2), dv = push(Pw::kDiv, e, e, th, 3), w = push(Pw::kWhere, e, e, gt, ab, dv);
+            sum = push(Pw::kAdd, e, e, ab, ex), s4 = push(Pw::kMul, e, e, 3, 4),
+            gt = push(Pw::kGreater, e, Elem::kBool, sum, s4), th = push(Pw::kTanh, e, e, 2),
+            dv = push(Pw::kDiv, e, e, th, 3), w = push(Pw::kWhere, e, e, gt, ab, dv);
   d.n_out = 2;
   d.out[0] = {e, static_cast<int16_t>(w), -1};
   d.out[1] = {e, static_cast<int16_t>(ab), static_cast<int16_t>(in_place ? 0 : -1)};
@@ -138,14 +140,15 @@ void test_pointwise(std::vector<int64_t> sizes, std::vector<std::vector<int64_t>
       rest /= sizes[static_cast<size_t>(k)];
       for (int i = 0; i < 4; ++i) at[i] += index * d.in[i].strides[k];
     }
-    const double a = a0[static_cast<size_t>(at[0])], b = in[1][static_cast<size_t>(at[1])], c = in[2][static_cast<size_t>(at[2])],
-                 s = in[3][static_cast<size_t>(at[3])];
+    const double a = a0[static_cast<size_t>(at[0])], b = in[1][static_cast<size_t>(at[1])],
+                 c = in[2][static_cast<size_t>(at[2])], s = in[3][static_cast<size_t>(at[3])];
     const double left = a * b + std::exp(-c), right = s * 0.25;
     if (std::abs(left - right) < 1e-5) continue;
     const double expected = left > right ? a * b : std::tanh(c) / s;
-    check(std::abs(static_cast<double>(y0[static_cast<size_t>(o)]) - expected) < tol * (1 + std::abs(expected)), "pointwise", y0[static_cast<size_t>(o)],
-          expected);
-    check(std::abs(static_cast<double>(ab_out[o]) - a * b) < tol * (1 + std::abs(a * b)), "pointwise product", ab_out[o], a * b);
+    check(std::abs(static_cast<double>(y0[static_cast<size_t>(o)]) - expected) < tol * (1 + std::abs(expected)),
+          "pointwise", y0[static_cast<size_t>(o)], expected);
+    check(std::abs(static_cast<double>(ab_out[o]) - a * b) < tol * (1 + std::abs(a * b)), "pointwise product",
+          ab_out[o], a * b);
   }
 }
 
@@ -157,8 +160,17 @@ int main() {
   const std::vector<std::vector<int64_t>> all = {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}};
   const std::vector<std::vector<int64_t>> mixed = {{1, 1, 1}, {0, 0, 1}, {1, 1, 0}, {0, 0, 0}};
   const std::vector<std::vector<int64_t>> holes = {{1, 1, 1}, {1, 0, 1}, {0, 1, 0}, {0, 1, 1}};
-  for (const auto& sizes : std::vector<std::vector<int64_t>>{
-           {1, 1, 1}, {2, 3, 4}, {1, 16, 1}, {7, 1, 5}, {3, 64, 10}, {2, 5, 300}, {40, 3, 64}, {3, 2, 5000}, {100, 1, 7}, {0, 3, 4}, {8, 300, 300}})
+  for (const auto& sizes : std::vector<std::vector<int64_t>>{{1, 1, 1},
+                                                             {2, 3, 4},
+                                                             {1, 16, 1},
+                                                             {7, 1, 5},
+                                                             {3, 64, 10},
+                                                             {2, 5, 300},
+                                                             {40, 3, 64},
+                                                             {3, 2, 5000},
+                                                             {100, 1, 7},
+                                                             {0, 3, 4},
+                                                             {8, 300, 300}})
     for (const auto& masks : {all, mixed, holes})
       for (const bool in_place : {false, true}) {
         test_pointwise<float>(sizes, masks, in_place);

@@ -6,10 +6,12 @@
 #include <algorithm>
 
 extern "C" {
-void sgemm_(const char* ta, const char* tb, const int* m, const int* n, const int* k, const float* alpha, const float* a,
-            const int* lda, const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
-void dgemm_(const char* ta, const char* tb, const int* m, const int* n, const int* k, const double* alpha, const double* a,
-            const int* lda, const double* b, const int* ldb, const double* beta, double* c, const int* ldc);
+void sgemm_(const char* ta, const char* tb, const int* m, const int* n, const int* k, const float* alpha,
+            const float* a, const int* lda, const float* b, const int* ldb, const float* beta, float* c,
+            const int* ldc);
+void dgemm_(const char* ta, const char* tb, const int* m, const int* n, const int* k, const double* alpha,
+            const double* a, const int* lda, const double* b, const int* ldb, const double* beta, double* c,
+            const int* ldc);
 }
 
 namespace ortmod::cpu {
@@ -116,7 +118,8 @@ void gemm_batched(const BatchedGemm& g, const T* a, const T* b, T* c) {
            c + x * g.stride_c[0] + y * g.stride_c[1]);
     }
   };
-  if (n == 1 || !one.threads || work * static_cast<double>(n) < 2 * kThreadFlops || at::get_num_threads() == 1) return run(0, n);
+  if (n == 1 || !one.threads || work * static_cast<double>(n) < 2 * kThreadFlops || at::get_num_threads() == 1)
+    return run(0, n);
   if (n < at::get_num_threads()) return run(0, n);
   one.threads = false;
   at::parallel_for(0, n, std::max<int64_t>(1, static_cast<int64_t>(kThreadFlops / std::max(work, 1.0))), run);

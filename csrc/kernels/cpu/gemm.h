@@ -25,7 +25,8 @@ struct Gemm {
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, T* c);
 
-/// Independent products; strides in elements over up to two batch dimensions (0 broadcasts). The epilogue's bias is shared.
+/// Independent products; strides in elements over up to two batch dimensions (0 broadcasts). The epilogue's bias is
+/// shared.
 struct BatchedGemm {
   Gemm one;
   int64_t batch[2] = {1, 1};

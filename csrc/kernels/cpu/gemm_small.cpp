@@ -131,15 +131,23 @@ void micro(const Block<T>& s) {
 template <class T, int V>
 void micro_rows(int rows, const Block<T>& s) {
   switch (rows) {
-    case 1: return micro<T, 1, V>(s);
-    case 2: return micro<T, 2, V>(s);
-    case 3: return micro<T, 3, V>(s);
-    case 4: return micro<T, 4, V>(s);
+    case 1:
+      return micro<T, 1, V>(s);
+    case 2:
+      return micro<T, 2, V>(s);
+    case 3:
+      return micro<T, 3, V>(s);
+    case 4:
+      return micro<T, 4, V>(s);
 #if defined(CPU_CAPABILITY_AVX512)
-    case 5: return micro<T, 5, V>(s);
-    case 6: return micro<T, 6, V>(s);
-    case 7: return micro<T, 7, V>(s);
-    case 8: return micro<T, 8, V>(s);
+    case 5:
+      return micro<T, 5, V>(s);
+    case 6:
+      return micro<T, 6, V>(s);
+    case 7:
+      return micro<T, 7, V>(s);
+    case 8:
+      return micro<T, 8, V>(s);
 #endif
   }
 }
@@ -147,11 +155,15 @@ void micro_rows(int rows, const Block<T>& s) {
 template <class T>
 void micro_any(int rows, int vecs, const Block<T>& s) {
   switch (vecs) {
-    case 1: return micro_rows<T, 1>(rows, s);
-    case 2: return micro_rows<T, 2>(rows, s);
+    case 1:
+      return micro_rows<T, 1>(rows, s);
+    case 2:
+      return micro_rows<T, 2>(rows, s);
 #if defined(CPU_CAPABILITY_AVX512)
-    case 3: return micro_rows<T, 3>(rows, s);
-    case 4: return micro<T, 1, 4>(s);
+    case 3:
+      return micro_rows<T, 3>(rows, s);
+    case 4:
+      return micro<T, 1, 4>(s);
 #endif
   }
 }
@@ -166,7 +178,8 @@ void pack_transposed(const T* src, int64_t lds, int64_t cols, int64_t k, T* dst,
       const int64_t ce = std::min(cols, c0 + B);
 #if defined(CPU_CAPABILITY_AVX512)
       if constexpr (sizeof(T) == 4) {
-        at::vec::transpose_mxn<T>(src + c0 * lds + k0, lds, dst + k0 * ld + c0, ld, static_cast<int>(ce - c0), static_cast<int>(ke - k0));
+        at::vec::transpose_mxn<T>(src + c0 * lds + k0, lds, dst + k0 * ld + c0, ld, static_cast<int>(ce - c0),
+                                  static_cast<int>(ke - k0));
         continue;
       }
 #endif
@@ -255,8 +268,8 @@ void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
   }
   if (g.tb && g.m <= 2) {
     for (int64_t i = 0; i < g.m; ++i)
-      dots(g, a + i * (g.ta ? 1 : g.lda), g.ta ? g.lda : 1, b, c + i * g.ldc, 1, bias ? bias + i * g.epilogue.row : nullptr,
-           g.epilogue.col);
+      dots(g, a + i * (g.ta ? 1 : g.lda), g.ta ? g.lda : 1, b, c + i * g.ldc, 1,
+           bias ? bias + i * g.epilogue.row : nullptr, g.epilogue.col);
     return;
   }
   alignas(64) T packed[kBlockK * kVecs * Vec<T>::size()];

@@ -11,7 +11,7 @@
 namespace ortmod::cpu {
 
 namespace {
-constexpr int kMaxPtr = 160;           // operands, constants and temporaries
+constexpr int kMaxPtr = 160;            // operands, constants and temporaries
 constexpr int64_t kScratch = 48 << 10;  // bytes of temporaries of a thread
 constexpr int64_t kSlot = 64;           // bytes of a scalar temporary
 constexpr int64_t kMaxTile = 4096;
@@ -55,7 +55,7 @@ struct PwPlan {
   int n_loads = 0, n_once_loads = 0, n_row_loads = 0, n_stores = 0;
   PwLoad *loads = nullptr, *once_loads = nullptr, *row_loads = nullptr;
   PwStore* stores = nullptr;
-  PwList once{}, once_full{}, row{}, body{};  // by how often they run; once_full fills tiles
+  PwList once{}, once_full{}, row{}, body{};             // by how often they run; once_full fills tiles
   int64_t (*outer_strides)[PwDesc::kMaxDims] = nullptr;  // rows: bytes, per operand
   const char** constants = nullptr;
   int n_const = 0;
@@ -124,7 +124,8 @@ void run_flat(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
   prepare(p, operands, scratch, base);
   for (int64_t o = begin; o < end; o += p.tile) {
     const int64_t n = std::min(p.tile, end - o);
-    for (int i = 0; i < p.n_loads; ++i) load_strided(p, p.loads[i], base[p.loads[i].dst], base[p.loads[i].src.ptr], o, n);
+    for (int i = 0; i < p.n_loads; ++i)
+      load_strided(p, p.loads[i], base[p.loads[i].dst], base[p.loads[i].src.ptr], o, n);
     run_list(p.body, base, o, n);
     for (int i = 0; i < p.n_stores; ++i)
       p.stores[i].fn(base[p.stores[i].dst] + o * p.stores[i].bytes, base[p.stores[i].src], n);
@@ -145,7 +146,8 @@ void run_rows(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
   for (int k = 0; k < p.n_operands; ++k)
     for (int d = 0; d < outer; ++d) base[k] += index[d] * p.outer_strides[k][d];
   for (int64_t r = begin; r < end; ++r) {
-    for (int i = 0; i < p.n_row_loads; ++i) p.row_loads[i].fn(base[p.row_loads[i].dst], base[p.row_loads[i].src.ptr], 0, 1);
+    for (int i = 0; i < p.n_row_loads; ++i)
+      p.row_loads[i].fn(base[p.row_loads[i].dst], base[p.row_loads[i].src.ptr], 0, 1);
     run_list(p.row, base, 0, 1);
     for (int64_t o = 0; o < p.cols; o += p.tile) {
       const int64_t n = std::min(p.tile, p.cols - o);
@@ -174,8 +176,7 @@ void collapse(PwDesc& d) {
   for (int r = 0; r < d.ndim; ++r) {
     if (d.sizes[r] == 1) continue;
     bool merge = w > 0;
-    for (int i = 0; merge && i < d.n_in; ++i)
-      merge = d.in[i].strides[w - 1] == d.in[i].strides[r] * d.sizes[r];
+    for (int i = 0; merge && i < d.n_in; ++i) merge = d.in[i].strides[w - 1] == d.in[i].strides[r] * d.sizes[r];
     if (merge) {
       d.sizes[w - 1] *= d.sizes[r];
       for (int i = 0; i < d.n_in; ++i) d.in[i].strides[w - 1] = d.in[i].strides[r];
@@ -209,7 +210,8 @@ struct Planner {
     int full = -1;  // temporary that holds a splat
   };
   Val v[PwDesc::kMaxIn + PwDesc::kMaxConst + PwDesc::kMaxInst];
-  PwCode once[PwDesc::kMaxInst], once_full[PwDesc::kMaxInst], row[PwDesc::kMaxInst], body[2 * PwDesc::kMaxInst + PwDesc::kMaxOut];
+  PwCode once[PwDesc::kMaxInst], once_full[PwDesc::kMaxInst], row[PwDesc::kMaxInst],
+      body[2 * PwDesc::kMaxInst + PwDesc::kMaxOut];
   PwLoad loads[PwDesc::kMaxIn], once_loads[PwDesc::kMaxIn], row_loads[PwDesc::kMaxIn];
   PwStore stores[PwDesc::kMaxOut];
   // Temporaries: ids are pointer-table entries after operands and constants.
@@ -476,11 +478,21 @@ T* copy_table(const T* from, size_t n, Alloc alloc, void* context) {
 
 void store_constant(char* at, Elem e, double value) {
   switch (e) {
-    case Elem::kF64: *reinterpret_cast<double*>(at) = value; break;
-    case Elem::kI64: *reinterpret_cast<int64_t*>(at) = static_cast<int64_t>(value); break;
-    case Elem::kI32: *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(value); break;
-    case Elem::kBool: *reinterpret_cast<uint8_t*>(at) = value != 0; break;
-    default: *reinterpret_cast<float*>(at) = static_cast<float>(value); break;
+    case Elem::kF64:
+      *reinterpret_cast<double*>(at) = value;
+      break;
+    case Elem::kI64:
+      *reinterpret_cast<int64_t*>(at) = static_cast<int64_t>(value);
+      break;
+    case Elem::kI32:
+      *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(value);
+      break;
+    case Elem::kBool:
+      *reinterpret_cast<uint8_t*>(at) = value != 0;
+      break;
+    default:
+      *reinterpret_cast<float*>(at) = static_cast<float>(value);
+      break;
   }
 }
 
@@ -526,7 +538,8 @@ const PwPlan* pw_plan(const PwDesc& desc, Alloc alloc, void* context) {
     p.cols = d.sizes[d.ndim - 1];
     p.rows = p.n / p.cols;
     using Row = int64_t[PwDesc::kMaxDims];
-    p.outer_strides = static_cast<Row*>(alloc(context, sizeof(Row) * static_cast<size_t>(p.n_operands), alignof(int64_t)));
+    p.outer_strides =
+        static_cast<Row*>(alloc(context, sizeof(Row) * static_cast<size_t>(p.n_operands), alignof(int64_t)));
     for (int i = 0; i < p.n_operands; ++i) {
       int64_t dense = p.cols;
       for (int k = d.ndim - 2; k >= 0; --k) {
@@ -550,7 +563,8 @@ const PwPlan* pw_plan(const PwDesc& desc, Alloc alloc, void* context) {
   p.row.code = copy_table(q.row, static_cast<size_t>(p.row.n), alloc, context);
   p.body.code = copy_table(q.body, static_cast<size_t>(p.body.n), alloc, context);
   if (d.n_const > 0) {
-    p.constants = static_cast<const char**>(alloc(context, sizeof(char*) * static_cast<size_t>(d.n_const), alignof(char*)));
+    p.constants =
+        static_cast<const char**>(alloc(context, sizeof(char*) * static_cast<size_t>(d.n_const), alignof(char*)));
     char* values = static_cast<char*>(alloc(context, 8 * static_cast<size_t>(d.n_const), 8));
     for (int i = 0; i < d.n_const; ++i) {
       store_constant(values + 8 * i, d.consts[i].type, d.consts[i].value);
@@ -558,7 +572,8 @@ const PwPlan* pw_plan(const PwDesc& desc, Alloc alloc, void* context) {
     }
   }
   if (p.n_temp > 0) {
-    p.temp_offsets = static_cast<int64_t*>(alloc(context, sizeof(int64_t) * static_cast<size_t>(p.n_temp), alignof(int64_t)));
+    p.temp_offsets =
+        static_cast<int64_t*>(alloc(context, sizeof(int64_t) * static_cast<size_t>(p.n_temp), alignof(int64_t)));
     int64_t at = 0;
     for (int i = 0; i < p.n_temp; ++i) {
       p.temp_offsets[i] = at;

@@ -5,7 +5,8 @@
 
 namespace ortmod {
 
-/// A fusable pointwise operator. Parameters (alpha, approximation, target type) are read from the node when a program is made.
+/// A fusable pointwise operator. Parameters (alpha, approximation, target type) are read from the node when a program
+/// is made.
 enum class Pw : uint8_t {
   kNone = 0,
   kIdentity,
@@ -126,7 +127,8 @@ using Alloc = void* (*)(void* context, size_t bytes, size_t align);
 
 /// Can this instruction run here? `imm` and `src` are not looked at.
 bool pw_supported(Pw op, Elem type, Elem out);
-/// Compiles a program into memory from `alloc`; null when it has more than the engine can hold or an unsupported instruction.
+/// Compiles a program into memory from `alloc`; null when it has more than the engine can hold or an unsupported
+/// instruction.
 const PwPlan* pw_plan(const PwDesc& d, Alloc alloc, void* context);
 /// A plan that is one function call over whole operands: their numbers are written to `dst` and `src`.
 struct PwSingle {

@@ -61,14 +61,14 @@ V elu(V x, double p, double c, double s) {
   const V negative = V(Scalar<V>(p)) * (at::vec::minimum(x, zero) * V(Scalar<V>(1 / c))).expm1();
   return V::blendv(x * V(Scalar<V>(s)), negative, x < zero);
 }
-#define UNARY(Name, Base, expr)                \
-  struct Name : Base {                         \
-    using Base::Base;                          \
-    template <class V>                         \
-    V operator()(V x) const {                  \
-      using T [[maybe_unused]] = Scalar<V>;    \
-      return expr;                             \
-    }                                          \
+#define UNARY(Name, Base, expr)             \
+  struct Name : Base {                      \
+    using Base::Base;                       \
+    template <class V>                      \
+    V operator()(V x) const {               \
+      using T [[maybe_unused]] = Scalar<V>; \
+      return expr;                          \
+    }                                       \
   };
 UNARY(Exp, NoImm, x.exp())
 UNARY(Log, NoImm, x.log())
@@ -94,8 +94,7 @@ UNARY(Celu, Imm, elu(x, p, p, 1.0))
 UNARY(Selu, Imm, elu(x, p* q, 1.0, q))
 UNARY(GeluErf, NoImm, x* V(T(0.5)) * (V(T(1)) + (x * V(T(0.70710678118654752440))).erf()))
 UNARY(GeluTanh, NoImm,
-      x* V(T(0.5)) *
-          (V(T(1)) + (V(T(0.79788456080286535588)) * (x + V(T(0.044715)) * x * x * x)).tanh()))
+      x* V(T(0.5)) * (V(T(1)) + (V(T(0.79788456080286535588)) * (x + V(T(0.044715)) * x * x * x)).tanh()))
 struct Gelu : Imm {  // p: tanh approximation
   using Imm::Imm;
   template <class V>
@@ -146,32 +145,58 @@ TileFn pick(unsigned s) {
 template <class T>
 TileFn math(Pw op, unsigned s) {
   switch (op) {
-    case Pw::kPow: return s == 2 ? pow_scalar<T> : pick<Pow, T>(s);
-    case Pw::kMod: return pick<Fmod, T>(s);
-    case Pw::kExp: return unary<Exp, T>;
-    case Pw::kLog: return unary<Log, T>;
-    case Pw::kErf: return unary<Erf, T>;
-    case Pw::kSin: return unary<Sin, T>;
-    case Pw::kCos: return unary<Cos, T>;
-    case Pw::kTan: return unary<Tan, T>;
-    case Pw::kAsin: return unary<Asin, T>;
-    case Pw::kAcos: return unary<Acos, T>;
-    case Pw::kAtan: return unary<Atan, T>;
-    case Pw::kSinh: return unary<Sinh, T>;
-    case Pw::kCosh: return unary<Cosh, T>;
-    case Pw::kTanh: return unary<Tanh, T>;
-    case Pw::kAsinh: return unary<Asinh, T>;
-    case Pw::kAcosh: return unary<Acosh, T>;
-    case Pw::kAtanh: return unary<Atanh, T>;
-    case Pw::kSigmoid: return unary<Sigmoid, T>;
-    case Pw::kSoftplus: return unary<Softplus, T>;
-    case Pw::kMish: return unary<Mish, T>;
-    case Pw::kSwish: return unary<Swish, T>;
-    case Pw::kElu: return unary<Elu, T>;
-    case Pw::kCelu: return unary<Celu, T>;
-    case Pw::kSelu: return unary<Selu, T>;
-    case Pw::kGelu: return unary<Gelu, T>;
-    default: return nullptr;
+    case Pw::kPow:
+      return s == 2 ? pow_scalar<T> : pick<Pow, T>(s);
+    case Pw::kMod:
+      return pick<Fmod, T>(s);
+    case Pw::kExp:
+      return unary<Exp, T>;
+    case Pw::kLog:
+      return unary<Log, T>;
+    case Pw::kErf:
+      return unary<Erf, T>;
+    case Pw::kSin:
+      return unary<Sin, T>;
+    case Pw::kCos:
+      return unary<Cos, T>;
+    case Pw::kTan:
+      return unary<Tan, T>;
+    case Pw::kAsin:
+      return unary<Asin, T>;
+    case Pw::kAcos:
+      return unary<Acos, T>;
+    case Pw::kAtan:
+      return unary<Atan, T>;
+    case Pw::kSinh:
+      return unary<Sinh, T>;
+    case Pw::kCosh:
+      return unary<Cosh, T>;
+    case Pw::kTanh:
+      return unary<Tanh, T>;
+    case Pw::kAsinh:
+      return unary<Asinh, T>;
+    case Pw::kAcosh:
+      return unary<Acosh, T>;
+    case Pw::kAtanh:
+      return unary<Atanh, T>;
+    case Pw::kSigmoid:
+      return unary<Sigmoid, T>;
+    case Pw::kSoftplus:
+      return unary<Softplus, T>;
+    case Pw::kMish:
+      return unary<Mish, T>;
+    case Pw::kSwish:
+      return unary<Swish, T>;
+    case Pw::kElu:
+      return unary<Elu, T>;
+    case Pw::kCelu:
+      return unary<Celu, T>;
+    case Pw::kSelu:
+      return unary<Selu, T>;
+    case Pw::kGelu:
+      return unary<Gelu, T>;
+    default:
+      return nullptr;
   }
 }
 

@@ -83,21 +83,21 @@ struct NoImm {
   NoImm() = default;
   explicit NoImm(const double*) {}
 };
-#define BINARY(Name, expr)           \
-  struct Name : NoImm {              \
-    using NoImm::NoImm;              \
-    template <class T>               \
-    auto operator()(T a, T b) const {\
-      return expr;                   \
-    }                                \
+#define BINARY(Name, expr)            \
+  struct Name : NoImm {               \
+    using NoImm::NoImm;               \
+    template <class T>                \
+    auto operator()(T a, T b) const { \
+      return expr;                    \
+    }                                 \
   };
-#define UNARY(Name, expr)            \
-  struct Name : NoImm {              \
-    using NoImm::NoImm;              \
-    template <class T>               \
-    auto operator()(T x) const {     \
-      return expr;                   \
-    }                                \
+#define UNARY(Name, expr)        \
+  struct Name : NoImm {          \
+    using NoImm::NoImm;          \
+    template <class T>           \
+    auto operator()(T x) const { \
+      return expr;               \
+    }                            \
   };
 BINARY(Add, static_cast<T>(a + b))
 BINARY(Sub, static_cast<T>(a - b))
@@ -199,26 +199,43 @@ struct IsInf : Imm {  // detect_negative, detect_positive
 
 template <class F, class T, class R = T>
 TileFn pick(unsigned scalars) {
-  return scalars == 0 ? binary<F, T, R, 0> : scalars == 1 ? binary<F, T, R, 1> : scalars == 2 ? binary<F, T, R, 2> : nullptr;
+  return scalars == 0   ? binary<F, T, R, 0>
+         : scalars == 1 ? binary<F, T, R, 1>
+         : scalars == 2 ? binary<F, T, R, 2>
+                        : nullptr;
 }
 
 template <class T>
 TileFn common(Pw op, unsigned s) {
   switch (op) {
-    case Pw::kAdd: return pick<Add, T>(s);
-    case Pw::kSub: return pick<Sub, T>(s);
-    case Pw::kMul: return pick<Mul, T>(s);
-    case Pw::kMax: return pick<Max, T>(s);
-    case Pw::kMin: return pick<Min, T>(s);
-    case Pw::kEqual: return pick<Eq, T, uint8_t>(s);
-    case Pw::kLess: return pick<Lt, T, uint8_t>(s);
-    case Pw::kGreater: return pick<Gt, T, uint8_t>(s);
-    case Pw::kLessOrEqual: return pick<Le, T, uint8_t>(s);
-    case Pw::kGreaterOrEqual: return pick<Ge, T, uint8_t>(s);
-    case Pw::kNeg: return unary<Neg, T, T>;
-    case Pw::kSign: return unary<Sign, T, T>;
-    case Pw::kRelu: return unary<Relu, T, T>;
-    default: return nullptr;
+    case Pw::kAdd:
+      return pick<Add, T>(s);
+    case Pw::kSub:
+      return pick<Sub, T>(s);
+    case Pw::kMul:
+      return pick<Mul, T>(s);
+    case Pw::kMax:
+      return pick<Max, T>(s);
+    case Pw::kMin:
+      return pick<Min, T>(s);
+    case Pw::kEqual:
+      return pick<Eq, T, uint8_t>(s);
+    case Pw::kLess:
+      return pick<Lt, T, uint8_t>(s);
+    case Pw::kGreater:
+      return pick<Gt, T, uint8_t>(s);
+    case Pw::kLessOrEqual:
+      return pick<Le, T, uint8_t>(s);
+    case Pw::kGreaterOrEqual:
+      return pick<Ge, T, uint8_t>(s);
+    case Pw::kNeg:
+      return unary<Neg, T, T>;
+    case Pw::kSign:
+      return unary<Sign, T, T>;
+    case Pw::kRelu:
+      return unary<Relu, T, T>;
+    default:
+      return nullptr;
   }
 }
 
@@ -226,23 +243,40 @@ template <class T>
 TileFn floating(Pw op, unsigned s) {
   if (TileFn f = common<T>(op, s)) return f;
   switch (op) {
-    case Pw::kDiv: return pick<Div, T>(s);
-    case Pw::kPRelu: return pick<PRelu, T>(s);
-    case Pw::kAbs: return unary<Abs, T, T>;
-    case Pw::kReciprocal: return unary<Reciprocal, T, T>;
-    case Pw::kSqrt: return unary<Sqrt, T, T>;
-    case Pw::kFloor: return unary<Floor, T, T>;
-    case Pw::kCeil: return unary<Ceil, T, T>;
-    case Pw::kRound: return unary<Round, T, T>;
-    case Pw::kSoftsign: return unary<Softsign, T, T>;
-    case Pw::kLeakyRelu: return unary<LeakyRelu, T, T>;
-    case Pw::kThresholdedRelu: return unary<ThresholdedRelu, T, T>;
-    case Pw::kHardSigmoid: return unary<HardSigmoid, T, T>;
-    case Pw::kHardSwish: return unary<HardSwish, T, T>;
-    case Pw::kShrink: return unary<Shrink, T, T>;
-    case Pw::kIsNaN: return unary<IsNaN, T, uint8_t>;
-    case Pw::kIsInf: return unary<IsInf, T, uint8_t>;
-    default: return nullptr;
+    case Pw::kDiv:
+      return pick<Div, T>(s);
+    case Pw::kPRelu:
+      return pick<PRelu, T>(s);
+    case Pw::kAbs:
+      return unary<Abs, T, T>;
+    case Pw::kReciprocal:
+      return unary<Reciprocal, T, T>;
+    case Pw::kSqrt:
+      return unary<Sqrt, T, T>;
+    case Pw::kFloor:
+      return unary<Floor, T, T>;
+    case Pw::kCeil:
+      return unary<Ceil, T, T>;
+    case Pw::kRound:
+      return unary<Round, T, T>;
+    case Pw::kSoftsign:
+      return unary<Softsign, T, T>;
+    case Pw::kLeakyRelu:
+      return unary<LeakyRelu, T, T>;
+    case Pw::kThresholdedRelu:
+      return unary<ThresholdedRelu, T, T>;
+    case Pw::kHardSigmoid:
+      return unary<HardSigmoid, T, T>;
+    case Pw::kHardSwish:
+      return unary<HardSwish, T, T>;
+    case Pw::kShrink:
+      return unary<Shrink, T, T>;
+    case Pw::kIsNaN:
+      return unary<IsNaN, T, uint8_t>;
+    case Pw::kIsInf:
+      return unary<IsInf, T, uint8_t>;
+    default:
+      return nullptr;
   }
 }
 
@@ -254,46 +288,69 @@ TileFn integral(Pw op, unsigned s) {
 
 TileFn boolean(Pw op, unsigned s) {
   switch (op) {
-    case Pw::kAnd: return pick<And, uint8_t>(s);
-    case Pw::kOr: return pick<Or, uint8_t>(s);
-    case Pw::kXor: return pick<Xor, uint8_t>(s);
-    case Pw::kEqual: return pick<Eq, uint8_t>(s);
-    case Pw::kNot: return unary<Not, uint8_t, uint8_t>;
-    default: return nullptr;
+    case Pw::kAnd:
+      return pick<And, uint8_t>(s);
+    case Pw::kOr:
+      return pick<Or, uint8_t>(s);
+    case Pw::kXor:
+      return pick<Xor, uint8_t>(s);
+    case Pw::kEqual:
+      return pick<Eq, uint8_t>(s);
+    case Pw::kNot:
+      return unary<Not, uint8_t, uint8_t>;
+    default:
+      return nullptr;
   }
 }
 
 template <class T>
 TileFn cast_from(Elem out) {
   switch (out) {
-    case Elem::kF32: return unary<To<float>, T, float>;
-    case Elem::kF64: return unary<To<double>, T, double>;
-    case Elem::kI64: return unary<To<int64_t>, T, int64_t>;
-    case Elem::kI32: return unary<To<int32_t>, T, int32_t>;
-    case Elem::kBool: return unary<ToBool, T, uint8_t>;
-    case Elem::kBF16: return std::is_same_v<T, float> ? unary<RoundTo<c10::BFloat16>, float, float> : nullptr;
-    case Elem::kF16: return std::is_same_v<T, float> ? unary<RoundTo<c10::Half>, float, float> : nullptr;
-    default: return nullptr;
+    case Elem::kF32:
+      return unary<To<float>, T, float>;
+    case Elem::kF64:
+      return unary<To<double>, T, double>;
+    case Elem::kI64:
+      return unary<To<int64_t>, T, int64_t>;
+    case Elem::kI32:
+      return unary<To<int32_t>, T, int32_t>;
+    case Elem::kBool:
+      return unary<ToBool, T, uint8_t>;
+    case Elem::kBF16:
+      return std::is_same_v<T, float> ? unary<RoundTo<c10::BFloat16>, float, float> : nullptr;
+    case Elem::kF16:
+      return std::is_same_v<T, float> ? unary<RoundTo<c10::Half>, float, float> : nullptr;
+    default:
+      return nullptr;
   }
 }
 
 TileFn cast(Elem type, Elem out) {
   switch (type) {
-    case Elem::kF32: return cast_from<float>(out);
-    case Elem::kF64: return cast_from<double>(out);
-    case Elem::kI64: return cast_from<int64_t>(out);
-    case Elem::kI32: return cast_from<int32_t>(out);
-    case Elem::kBool: return cast_from<uint8_t>(out);
-    default: return nullptr;
+    case Elem::kF32:
+      return cast_from<float>(out);
+    case Elem::kF64:
+      return cast_from<double>(out);
+    case Elem::kI64:
+      return cast_from<int64_t>(out);
+    case Elem::kI32:
+      return cast_from<int32_t>(out);
+    case Elem::kBool:
+      return cast_from<uint8_t>(out);
+    default:
+      return nullptr;
   }
 }
 
 template <template <class> class Choose, class... A>
 TileFn by_size(Elem type, A... a) {
   switch (elem_size(type)) {
-    case 8: return Choose<uint64_t>::get(a...);
-    case 4: return Choose<uint32_t>::get(a...);
-    default: return Choose<uint8_t>::get(a...);
+    case 8:
+      return Choose<uint64_t>::get(a...);
+    case 4:
+      return Choose<uint32_t>::get(a...);
+    default:
+      return Choose<uint8_t>::get(a...);
   }
 }
 template <class T>
@@ -304,11 +361,16 @@ template <class T>
 struct Select {
   static TileFn get(unsigned s) {
     switch (s) {
-      case 0: return where<T, 0>;
-      case 2: return where<T, 2>;
-      case 4: return where<T, 4>;
-      case 6: return where<T, 6>;
-      default: return nullptr;
+      case 0:
+        return where<T, 0>;
+      case 2:
+        return where<T, 2>;
+      case 4:
+        return where<T, 4>;
+      case 6:
+        return where<T, 6>;
+      default:
+        return nullptr;
     }
   }
 };
@@ -343,24 +405,33 @@ void store(char* dst, const char* src, int64_t n) {
 size_t elem_size(Elem e) {
   switch (e) {
     case Elem::kF64:
-    case Elem::kI64: return 8;
+    case Elem::kI64:
+      return 8;
     case Elem::kF32:
-    case Elem::kI32: return 4;
+    case Elem::kI32:
+      return 4;
     case Elem::kBF16:
-    case Elem::kF16: return 2;
-    default: return 1;
+    case Elem::kF16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
 LoadFn load_fn(Elem e) {
   switch (e) {
-    case Elem::kBF16: return load<c10::BFloat16, float>;
-    case Elem::kF16: return load<c10::Half, float>;
+    case Elem::kBF16:
+      return load<c10::BFloat16, float>;
+    case Elem::kF16:
+      return load<c10::Half, float>;
     case Elem::kF64:
-    case Elem::kI64: return load<uint64_t, uint64_t>;
+    case Elem::kI64:
+      return load<uint64_t, uint64_t>;
     case Elem::kF32:
-    case Elem::kI32: return load<uint32_t, uint32_t>;
-    default: return load<uint8_t, uint8_t>;
+    case Elem::kI32:
+      return load<uint32_t, uint32_t>;
+    default:
+      return load<uint8_t, uint8_t>;
   }
 }
 
@@ -379,10 +450,14 @@ TileFn tile_fn(Pw op, Elem type, Elem out, unsigned s) {
     case Elem::kF64:
       if (TileFn f = floating<double>(op, s)) return f;
       return math_tile_fn(op, type, s);
-    case Elem::kI64: return integral<int64_t>(op, s);
-    case Elem::kI32: return integral<int32_t>(op, s);
-    case Elem::kBool: return boolean(op, s);
-    default: return nullptr;
+    case Elem::kI64:
+      return integral<int64_t>(op, s);
+    case Elem::kI32:
+      return integral<int32_t>(op, s);
+    case Elem::kBool:
+      return boolean(op, s);
+    default:
+      return nullptr;
   }
 }
 
@@ -391,7 +466,8 @@ float tile_cost(Pw op) {
     case Pw::kExp:
     case Pw::kSigmoid:
     case Pw::kLog:
-    case Pw::kSwish: return 0.7f;
+    case Pw::kSwish:
+      return 0.7f;
     case Pw::kTanh:
     case Pw::kErf:
     case Pw::kGelu:
@@ -400,14 +476,18 @@ float tile_cost(Pw op) {
     case Pw::kCelu:
     case Pw::kSoftplus:
     case Pw::kSin:
-    case Pw::kCos: return 1.2f;
+    case Pw::kCos:
+      return 1.2f;
     case Pw::kPow:
     case Pw::kMod:
-    case Pw::kMish: return 3.0f;
+    case Pw::kMish:
+      return 3.0f;
     case Pw::kDiv:
     case Pw::kSqrt:
-    case Pw::kReciprocal: return 0.2f;
-    default: return 0.06f;
+    case Pw::kReciprocal:
+      return 0.2f;
+    default:
+      return 0.06f;
   }
 }
 
