@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help build demo test test-models test-gpu bench lint check-code format clean distclean
+.PHONY: help build demo test test-models test-gpu bench lint check-code format docs clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +22,7 @@ help:
 	@echo "make test         build, check the code, run the tests"
 	@echo "make test-models  whole networks exported by torch, against torch"
 	@echo "make test-gpu     the tests that need CUDA (TORCH=system takes the torch of PYTHON)"
-	@echo "make bench        benchmarks, results appended to benchmarks/results/"
+	@echo "make bench        benchmarks, results appended to benchmarks/results/        make docs    write docs/operators.md"
 	@echo "make lint         ruff, mypy, layers, formatting      make format  apply the formatting"
 	@echo "make clean        remove what was built               make distclean  the environment, too"
 
@@ -62,6 +62,8 @@ demo: build
 	@$(BIN)/python examples/quickstart.py
 
 test: check-code
+	@cmake --build build --target kernels_test
+	@build/kernels_test
 	@$(PYTEST) -m "not models and not gpu" tests
 
 test-models: build .make/requirements-dev
@@ -82,6 +84,9 @@ check-code: build .make/requirements-dev
 lint: check-code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+docs: build
+	@$(BIN)/python tools/write_operators.py
 
 format: .make/requirements-dev
 	@$(BIN)/ruff check --fix-only .

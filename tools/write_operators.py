@@ -1,0 +1,42 @@
+"""Writes docs/operators.md, the table of operators, from what the compiled code says; --check only compares."""
+
+import sys
+from pathlib import Path
+
+import ortmod
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+HEAD = """# Operators
+
+Written by `make docs` from `ortmod.supported_ops()`. Opsets: the first and the newest version that runs. Gradient: *yes*; *zero*,
+where the derivative is zero wherever it exists or no gradient is defined (comparisons, shapes, integers); *no*, where one exists but
+is not implemented. Operators that are defined as functions of others run through their bodies and are not listed.
+"""
+
+
+def text() -> str:
+    """The file as it should be."""
+    parts, ops = [HEAD], ortmod.supported_ops()
+    for domain in sorted({op.domain for op in ops} - {"ortmod"}):
+        mine = [op for op in ops if op.domain == domain]
+        with_gradient = sum(op.gradient == "yes" for op in mine)
+        parts.append(f"\n## {domain or 'ai.onnx'}\n\n{len(mine)} operators, {with_gradient} with a gradient.\n")
+        parts.append("| operator | opsets | runs | gradient | limits |\n|---|---|---|---|---|")
+        for op in mine:
+            runs = "yes" if op.forward else "no"
+            parts.append(f"| {op.op} | {op.since}-{op.newest} | {runs} | {op.gradient} | {op.limits} |")
+    return "\n".join(parts) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    if "--check" not in arguments:
+        TARGET.write_text(text(), encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text():
+        return 0
+    print(f"docs/{TARGET.name} is not what ortmod.supported_ops() says: run `make docs`")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
