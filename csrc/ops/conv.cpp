@@ -41,6 +41,14 @@ Window body_window(const Grad& g, Expr weight_shape, int spatial) {
   return w;
 }
 
+Pads::Pads(const Window& w, at::IntArrayRef in, at::IntArrayRef out) {
+  for (int i = 0; i < w.n; ++i) {
+    const size_t j = static_cast<size_t>(i) + 2;
+    before.push_back(w.before(i, in[j], out[j]));
+    after.push_back(w.after(i, in[j], out[j]));
+  }
+}
+
 namespace {
 
 void infer_conv(Infer& c) {
@@ -77,17 +85,6 @@ struct Conv {
   }
 };
 
-struct Pads {
-  Sizes before, after;
-  Pads(const Window& w, at::IntArrayRef in, at::IntArrayRef out) {
-    for (int i = 0; i < w.n; ++i) {
-      const size_t j = static_cast<size_t>(i) + 2;
-      before.push_back(w.before(i, in[j], out[j]));
-      after.push_back(w.after(i, in[j], out[j]));
-    }
-  }
-};
-
 Sizes conv_sizes(const Node& node, const Window& w, at::IntArrayRef x, int64_t channels) {
   Sizes r{x[0], channels};
   for (int i = 0; i < w.n; ++i) r.push_back(w.out(node, i, x[static_cast<size_t>(i) + 2]));
@@ -121,10 +118,10 @@ Kernel conv_kernel(const Node& node) {
   };
 }
 
-/// A tensor that lends only its sizes.
+}  // namespace
+
 at::Tensor sizes_only(const at::Tensor& like, at::IntArrayRef sizes) { return like.new_empty({1}).expand(sizes); }
 
-/// x's gradient for y = conv(x, w).
 at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy, const at::Tensor& k, at::IntArrayRef x) {
   const Sizes zero(static_cast<size_t>(w.n), 0);
   const auto run = [&](at::IntArrayRef sizes, const Sizes& pads) {
@@ -141,6 +138,8 @@ at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy,
   }
   return pad_spatial(run(padded, zero), before, after, 0);
 }
+
+namespace {
 
 /// w's gradient for y = conv(x, w).
 at::Tensor conv_weight_grad(const Window& w, int64_t group, const at::Tensor& x, const at::Tensor& dy, at::IntArrayRef k) {
@@ -241,14 +240,13 @@ Expr covered(Builder& b, const Window& w, Expr out) {
   return out * b.ints(list(w.stride, w.n)) + b.ints(rest);
 }
 
-Grads conv_grad_input_body(const Grad& g) {
-  Builder& b = g.builder();
-  const Expr dy = g.x(0), k = g.x(1), x_shape = g.x(2);
-  const int rank = g.rank(1);
-  Window w = body_window(g, shape(k), rank - 2);
-  const Expr in = spatial(x_shape, rank), out = spatial(shape(dy), rank);
+}  // namespace
+
+Expr conv_input_body(const Window& w, int64_t group, Expr dy, Expr k, Expr in) {
+  Builder& b = dy.builder();
+  const Expr out = spatial(shape(dy), w.n + 2);
   Attrs attrs = window_attrs(w, false);
-  attrs.emplace_back("group", g.attr("group", int64_t{1}));
+  attrs.emplace_back("group", group);
   attrs.emplace_back("kernel_shape", list(w.kernel, w.n));
   const auto known_in = known_ints(in), known_out = known_ints(out);
   bool direct = w.fixed();
@@ -266,12 +264,19 @@ Grads conv_grad_input_body(const Grad& g) {
     pads.insert(pads.end(), w.end.begin(), w.end.begin() + w.n);
     attrs.emplace_back("pads", pads);
     attrs.emplace_back("output_padding", extra);
-    return {b.op("ConvTranspose", {dy, k}, attrs)};
+    return b.op("ConvTranspose", {dy, k}, attrs);
   }
   const Expr before = before_of(b, w, in, out);
   const Expr full = b.op("ConvTranspose", {dy, k}, attrs);
   const Expr after = plus(b, plus(b, in, before), minus(b, covered(b, w, out)));
-  return {pad_by(full, minus(b, before), after)};
+  return pad_by(full, minus(b, before), after);
+}
+
+namespace {
+
+Grads conv_grad_input_body(const Grad& g) {
+  const Window w = body_window(g, shape(g.x(1)), g.rank(1) - 2);
+  return {conv_input_body(w, g.attr("group", int64_t{1}), g.x(0), g.x(1), spatial(g.x(2), g.rank(1)))};
 }
 
 Grads conv_grad_weight_body(const Grad& g) {

@@ -17,7 +17,8 @@ struct Registry {
     constexpr OpTable (*kFamilies[])() = {
         pointwise_ops, cast_ops,           compare_ops, activation_ops, reduce_ops,  cumulative_ops,
         view_ops,      index_ops,          scatter_ops, creation_ops,   matmul_ops,  einsum_ops,
-        conv_ops,      conv_transpose_ops, pool_ops,    norm_ops,       softmax_ops, attention_ops,
+        conv_ops,      conv_transpose_ops, pool_ops,    pool_mean_ops, norm_ops, batch_norm_ops,
+        group_norm_ops, softmax_ops, attention_ops,
         loss_ops,      random_ops,         ml_ops,      sequence_ops,   control_ops, fused_ops,
         fused_matmul_ops,
     };
