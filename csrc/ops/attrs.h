@@ -1,5 +1,6 @@
-// Reading lists of integers from attributes without a copy.
+// Reading and copying attributes; comparing dimensions.
 #pragma once
+#include <initializer_list>
 #include <span>
 
 #include "graph/graph.h"
@@ -14,6 +15,14 @@ inline std::span<const int64_t> int_list(const Node& n, std::string_view key) {
   if (const auto* d = std::get_if<std::vector<double>>(a); d && d->empty()) return {};
   n.ints(key);  // throws
   return {};
+}
+
+/// Those of the attributes `keys` that the node has.
+inline Attrs copy_attrs(const Node& n, std::initializer_list<std::string_view> keys) {
+  Attrs r;
+  for (std::string_view k : keys)
+    if (const Attr* a = n.find(k)) r.emplace_back(std::string(k), *a);
+  return r;
 }
 
 /// Do two dimensions certainly differ?

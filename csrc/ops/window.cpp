@@ -136,13 +136,6 @@ Attrs window_attrs(const Window& w, bool pads) {
   return r;
 }
 
-Attrs copy_attrs(const Node& node, std::initializer_list<std::string_view> keys) {
-  Attrs r;
-  for (std::string_view k : keys)
-    if (const Attr* a = node.find(k)) r.emplace_back(std::string(k), *a);
-  return r;
-}
-
 std::optional<std::vector<int64_t>> known_ints(Expr v) {
   std::vector<int64_t> r;
   if (v.value()->is_constant()) return v.value()->literal->to_ints();

@@ -45,8 +45,6 @@ at::Tensor pad_spatial(const at::Tensor& x, const std::vector<int64_t>& before, 
 
 /// Attributes of a window for a node of standard ONNX.
 Attrs window_attrs(const Window& w, bool pads);
-/// Copies the attributes that describe a window (and group) from a node.
-Attrs copy_attrs(const Node& node, std::initializer_list<std::string_view> keys);
 
 /// A shape from parts of one element each: constants where known.
 Expr make_shape(Builder& b, const std::vector<Expr>& parts);
