@@ -1,4 +1,4 @@
-"""The gradient graphs of whole networks, run by the stock onnxruntime: standard operators only, every gradient as torch's."""
+"""The gradient graphs of whole networks, run by the stock onnxruntime: standard operators, gradients as torch."""
 
 import onnx
 import onnxruntime
