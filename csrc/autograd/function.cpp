@@ -25,22 +25,23 @@ void (*on_error)(const Error&) = nullptr;
 
 namespace {
 
-constexpr c10::DispatchKeySet kNotPlain(
-    {c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::BatchedNestedTensor,
-     c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize, c10::DispatchKey::ZeroTensor, c10::DispatchKey::Conjugate,
-     c10::DispatchKey::Negative});
-constexpr c10::DispatchKeySet kIntercepting(
-    {c10::DispatchKey::Python, c10::DispatchKey::PythonDispatcher, c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
-     c10::DispatchKey::FuncTorchDynamicLayerBackMode, c10::DispatchKey::FuncTorchVmapMode, c10::DispatchKey::Functionalize,
-     c10::DispatchKey::PreDispatch, c10::DispatchKey::Tracer});
+constexpr c10::DispatchKeySet kNotPlain({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
+                                         c10::DispatchKey::BatchedNestedTensor, c10::DispatchKey::FuncTorchGradWrapper,
+                                         c10::DispatchKey::Functionalize, c10::DispatchKey::ZeroTensor,
+                                         c10::DispatchKey::Conjugate, c10::DispatchKey::Negative});
+constexpr c10::DispatchKeySet kIntercepting({c10::DispatchKey::Python, c10::DispatchKey::PythonDispatcher,
+                                             c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                             c10::DispatchKey::FuncTorchDynamicLayerBackMode,
+                                             c10::DispatchKey::FuncTorchVmapMode, c10::DispatchKey::Functionalize,
+                                             c10::DispatchKey::PreDispatch, c10::DispatchKey::Tracer});
 
 /// What one call leaves for its backward, besides the saved tensors.
 struct CallState : torch::CustomClassHolder {
   std::shared_ptr<Executable> exe;
   Mode mode;
-  std::vector<int> saved_args;  // indices, in the order of saving: first those of Executable::Saved::args
-  size_t kept = 0;              // number of kept tensors
-  std::vector<int64_t> dims;    // of all arguments: rank, d0, d1, ...
+  std::vector<int> saved_args;        // indices, in the order of saving: first those of Executable::Saved::args
+  size_t kept = 0;                    // number of kept tensors
+  std::vector<int64_t> dims;          // of all arguments: rank, d0, d1, ...
   std::vector<c10::SymInt> sym_dims;  // the same when traced
 };
 
@@ -83,10 +84,12 @@ Tensor shape_only(const Executable& exe, size_t i, const CallState& s, const c10
   return at::zeros({}, options).expand(d.slice(at + 1, d[at]));
 }
 
-/// `Traced`: through the dispatcher ops, so that functorch, fake tensors and tracers see them; otherwise straight to the Executable.
+/// `Traced`: through the dispatcher ops, so that functorch, fake tensors and tracers see them; otherwise straight to
+/// the Executable.
 template <bool Traced>
 struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
-  static variable_list forward(AutogradContext* ctx, at::TensorList args, const std::shared_ptr<Executable>& exe, bool training) {
+  static variable_list forward(AutogradContext* ctx, at::TensorList args, const std::shared_ptr<Executable>& exe,
+                               bool training) {
     auto s = c10::make_intrusive<CallState>();
     s->exe = exe;
     s->mode.training = training;
@@ -156,17 +159,19 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     }
     for (const Tensor& t : all) direct = direct && is_plain(t);
     if (direct && is_ordinary_context())
-      return s.exe->backward(s.mode, args, outputs, kept, grads, s.dims, !torch::autograd::get_current_graph_task_keep_graph());
+      return s.exe->backward(s.mode, args, outputs, kept, grads, s.dims,
+                             !torch::autograd::get_current_graph_task_keep_graph());
 
     std::vector<c10::SymInt> sym(s.dims.begin(), s.dims.end());
     c10::List<std::optional<Tensor>> optional_grads;
     for (Tensor& g : grads) optional_grads.push_back(g.defined() ? std::optional<Tensor>(g) : std::nullopt);
-    variable_list found = backward_op(s.exe->handle(), needed_indices(s.mode), s.mode.training, args, outputs, kept, optional_grads,
-                                      s.sym_dims.empty() ? sym : s.sym_dims);
+    variable_list found = backward_op(s.exe->handle(), needed_indices(s.mode), s.mode.training, args, outputs, kept,
+                                      optional_grads, s.sym_dims.empty() ? sym : s.sym_dims);
     return spread(reads, found, s.mode.needs.size());
   }
 
-  /// Gradients as a differentiable function of the arguments and the output gradients: the joint graph recomputes forward.
+  /// Gradients as a differentiable function of the arguments and the output gradients: the joint graph recomputes
+  /// forward.
   static variable_list through_joint(const CallState& s, const Executable::Saved& reads, const variable_list& saved,
                                      const variable_list& grads) {
     auto joint = s.exe->joint(s.mode);
@@ -211,7 +216,8 @@ struct EmptyFunction : torch::autograd::Function<EmptyFunction> {
 };
 
 bool wants_gradient(at::TensorList args) {
-  return at::GradMode::is_enabled() && std::any_of(args.begin(), args.end(), [](const Tensor& a) { return a.requires_grad(); });
+  return at::GradMode::is_enabled() &&
+         std::any_of(args.begin(), args.end(), [](const Tensor& a) { return a.requires_grad(); });
 }
 
 }  // namespace
@@ -219,8 +225,8 @@ bool wants_gradient(at::TensorList args) {
 bool is_plain(const Tensor& t) {
   const auto keys = t.key_set();
   const auto device = t.device().type();
-  return !keys.has_any(kNotPlain) && t.layout() == c10::kStrided && (device == c10::kCPU || device == c10::kCUDA) && !t.is_quantized() &&
-         !t.is_nested();
+  return !keys.has_any(kNotPlain) && t.layout() == c10::kStrided && (device == c10::kCPU || device == c10::kCUDA) &&
+         !t.is_quantized() && !t.is_nested();
 }
 
 bool is_ordinary_context() {
@@ -232,7 +238,8 @@ std::vector<Tensor> cast_for_autocast(const Executable& exe, at::TensorList args
   std::vector<Tensor> cast(args.begin(), args.end());
   for (size_t i = 0; i < cast.size(); i++) {
     const auto want = to_scalar_type(exe.arg_type(i).dtype);
-    if (cast[i].is_floating_point() && c10::isFloatingType(want) && cast[i].scalar_type() != want) cast[i] = cast[i].to(want);
+    if (cast[i].is_floating_point() && c10::isFloatingType(want) && cast[i].scalar_type() != want)
+      cast[i] = cast[i].to(want);
   }
   return cast;
 }

@@ -9,12 +9,13 @@
 
 namespace ortmod {
 
-/// Outputs of the graph, part of the autograd graph when an argument requires a gradient. In training mode the buffers among `args`
-/// (Executable::updated_args) are updated in place. Under autocast floating inputs are cast to the graph's types.
-/// Only for is_ordinary_call() arguments: everything else goes through the dispatcher op `ortmod::run`.
+/// Outputs of the graph, part of the autograd graph when an argument requires a gradient. In training mode the buffers
+/// among `args` (Executable::updated_args) are updated in place. Under autocast floating inputs are cast to the graph's
+/// types. Only for is_ordinary_call() arguments: everything else goes through the dispatcher op `ortmod::run`.
 std::vector<at::Tensor> run(const std::shared_ptr<Executable>& exe, at::TensorList args, bool training);
 
-/// Dense strided CPU or CUDA tensor with memory of its own type: no functorch wrapper, no tensor subclass with a dispatch, no lazy bits.
+/// Dense strided CPU or CUDA tensor with memory of its own type: no functorch wrapper, no tensor subclass with a
+/// dispatch, no lazy bits.
 bool is_plain(const at::Tensor& t);
 /// Nothing intercepts operators in this thread: no functorch transform, dispatch mode, tracing or forward-mode level.
 bool is_ordinary_context();
@@ -22,7 +23,8 @@ bool is_ordinary_context();
 /// A C++ autograd Function of any number of arguments which computes nothing: what is measured against.
 at::Tensor empty_function(at::TensorList args);
 
-/// Called before a typed error leaves towards torch, which would flatten it to RuntimeError; set by the Python layer, may throw.
+/// Called before a typed error leaves towards torch, which would flatten it to RuntimeError; set by the Python layer,
+/// may throw.
 extern void (*on_error)(const Error&);
 
 /// Runs `f`, showing typed errors to on_error.

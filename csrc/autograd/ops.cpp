@@ -31,7 +31,8 @@ void check_plain(at::TensorList tensors, const char* what) {
   for (const Tensor& t : tensors)
     if (t.defined() && !is_plain(t))
       fail(ErrorKind::kType, "run",
-           std::string(what) + ": got a tensor of layout or kind " + t.toString() + ", expected plain dense CPU or CUDA tensors");
+           std::string(what) + ": got a tensor of layout or kind " + t.toString() +
+               ", expected plain dense CPU or CUDA tensors");
 }
 
 std::vector<Tensor> run_kernel(int64_t exe, at::TensorList args, bool training) {
@@ -51,8 +52,9 @@ std::vector<Tensor> forward_kernel(int64_t exe, at::TensorList args, at::IntArra
   });
 }
 
-std::vector<Tensor> backward_kernel(int64_t exe, at::IntArrayRef needs, bool training, at::TensorList args, at::TensorList outputs,
-                                    at::TensorList kept, const c10::List<std::optional<Tensor>>& grads, at::IntArrayRef dims) {
+std::vector<Tensor> backward_kernel(int64_t exe, at::IntArrayRef needs, bool training, at::TensorList args,
+                                    at::TensorList outputs, at::TensorList kept,
+                                    const c10::List<std::optional<Tensor>>& grads, at::IntArrayRef dims) {
   return with_typed_errors([&] {
     auto e = Executable::from_handle(exe);
     const Mode mode = mode_of(*e, needs, training);
@@ -74,7 +76,8 @@ std::vector<Tensor> run_autograd(int64_t exe, at::TensorList args, bool training
 template <c10::DispatchKey Key>
 std::vector<Tensor> run_autocast(int64_t exe, at::TensorList args, bool training) {
   c10::impl::ExcludeDispatchKeyGuard guard(Key);
-  return with_typed_errors([&] { return run_op(exe, cast_for_autocast(*Executable::from_handle(exe), args), training); });
+  return with_typed_errors(
+      [&] { return run_op(exe, cast_for_autocast(*Executable::from_handle(exe), args), training); });
 }
 
 }  // namespace
@@ -85,13 +88,15 @@ std::vector<Tensor> run_op(int64_t exe, at::TensorList args, bool training) {
 }
 
 std::vector<Tensor> forward_op(int64_t exe, at::TensorList args, at::IntArrayRef needs, bool training) {
-  static auto op = c10::Dispatcher::singleton().findSchemaOrThrow("ortmod::forward", "").typed<decltype(forward_kernel)>();
+  static auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("ortmod::forward", "").typed<decltype(forward_kernel)>();
   at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(exe, args, needs, training);
 }
 
-std::vector<Tensor> backward_op(int64_t exe, at::IntArrayRef needs, bool training, at::TensorList args, at::TensorList outputs,
-                                at::TensorList kept, const c10::List<std::optional<Tensor>>& grads, c10::SymIntArrayRef dims) {
+std::vector<Tensor> backward_op(int64_t exe, at::IntArrayRef needs, bool training, at::TensorList args,
+                                at::TensorList outputs, at::TensorList kept,
+                                const c10::List<std::optional<Tensor>>& grads, c10::SymIntArrayRef dims) {
   using Signature = std::vector<Tensor>(int64_t, at::IntArrayRef, bool, at::TensorList, at::TensorList, at::TensorList,
                                         const c10::List<std::optional<Tensor>>&, c10::SymIntArrayRef);
   static auto op = c10::Dispatcher::singleton().findSchemaOrThrow("ortmod::backward", "").typed<Signature>();
@@ -99,18 +104,22 @@ std::vector<Tensor> backward_op(int64_t exe, at::IntArrayRef needs, bool trainin
 }
 
 TORCH_LIBRARY(ortmod, m) {
-  const std::vector<at::Tag> random{at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded}, pure{at::Tag::pt2_compliant_tag};
+  const std::vector<at::Tag> random{at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded},
+      pure{at::Tag::pt2_compliant_tag};
   m.def("run(int exe, Tensor[] args, bool training) -> Tensor[]", random);
   m.def("forward(int exe, Tensor[] args, int[] needs, bool training) -> Tensor[]", random);
-  m.def("backward(int exe, int[] needs, bool training, Tensor[] args, Tensor[] outputs, Tensor[] kept, Tensor?[] grads, SymInt[] dims)"
-        " -> Tensor[]", pure);
+  m.def(
+      "backward(int exe, int[] needs, bool training, Tensor[] args, Tensor[] outputs, Tensor[] kept, Tensor?[] grads, "
+      "SymInt[] dims)"
+      " -> Tensor[]",
+      pure);
 }
 
-#define ORTMOD_KERNELS(Key)                \
-  TORCH_LIBRARY_IMPL(ortmod, Key, m) {     \
-    m.impl("run", &run_kernel);            \
-    m.impl("forward", &forward_kernel);    \
-    m.impl("backward", &backward_kernel);  \
+#define ORTMOD_KERNELS(Key)               \
+  TORCH_LIBRARY_IMPL(ortmod, Key, m) {    \
+    m.impl("run", &run_kernel);           \
+    m.impl("forward", &forward_kernel);   \
+    m.impl("backward", &backward_kernel); \
   }
 ORTMOD_KERNELS(CPU)
 ORTMOD_KERNELS(CUDA)

@@ -19,6 +19,8 @@ using Literals = std::unordered_map<std::string, LiteralPtr>;
 std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir = "", const Literals& given = {});
 /// The same from a file (external data lies in the file's folder).
 std::unique_ptr<Graph> from_file(const std::string& path);
+/// The graph of a gradient rule: attributes of its nodes may refer to those of the operator (AttrRef).
+std::unique_ptr<Graph> rule_from_bytes(std::string_view bytes);
 
 /// What to_bytes and to_file write besides the graph. Inputs with a literal are written as inputs with a default (an initializer too).
 struct WriteOptions {

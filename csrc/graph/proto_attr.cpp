@@ -70,6 +70,10 @@ Attrs ModelReader::read_attrs(onnx::NodeProto& p, const Place& at) {
       attrs.emplace_back(a.name(), read_attr(a, at, label(p), !at.frame));
       continue;
     }
+    if (!at.frame && keep_references_) {
+      attrs.emplace_back(a.name(), AttrRef{a.ref_attr_name()});
+      continue;
+    }
     if (!at.frame) bad("the attribute \"" + shown(a.name()) + "\" refers to an attribute of a function, but stands outside of functions" + label(p));
     const auto it = at.frame->attrs.find(a.ref_attr_name());
     if (it == at.frame->attrs.end()) continue;  // not given by the caller and without default: absent

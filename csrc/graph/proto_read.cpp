@@ -335,16 +335,33 @@ void ModelReader::undefined(const NodeList& nodes, size_t index, const std::stri
       label(*nodes[index]) + "; write the nodes in the order of computation");
 }
 
-std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir, const Literals& given) {
+namespace {
+
+void parse(std::string_view bytes, onnx::ModelProto& model) {
   if (bytes.empty()) bad("the model is empty (0 bytes)");
   if (bytes.size() > INT_MAX) bad("the model is larger than 2 GiB: got " + std::to_string(bytes.size()) + " bytes; keep its tensors as external data");
   google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   google::protobuf::io::CodedInputStream coded(&stream);
   coded.SetRecursionLimit(kParseDepth);
-  onnx::ModelProto model;
   if (!model.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
     bad("the bytes are not an ONNX model (truncated, damaged, or another format): got " + std::to_string(bytes.size()) + " bytes");
+}
+
+}  // namespace
+
+std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir, const Literals& given) {
+  onnx::ModelProto model;
+  parse(bytes, model);
   return ModelReader(model, base_dir, given).read();
+}
+
+std::unique_ptr<Graph> rule_from_bytes(std::string_view bytes) {
+  onnx::ModelProto model;
+  parse(bytes, model);
+  const Literals none;
+  ModelReader reader(model, "", none);
+  reader.keep_references();
+  return reader.read();
 }
 
 std::unique_ptr<Graph> from_file(const std::string& path) {

@@ -22,6 +22,7 @@ class ModelReader {
  public:
   ModelReader(ortmod_onnx::ModelProto& model, const std::string& base_dir, const Literals& given);
   std::unique_ptr<Graph> read();
+  void keep_references() { keep_references_ = true; }
 
  private:
   using Opsets = std::map<std::string, int>;
@@ -85,6 +86,7 @@ class ModelReader {
   std::unordered_map<std::string, ortmod_onnx::FunctionProto*> functions_;
   std::unordered_set<std::string> used_;
   size_t nodes_read_ = 0;
+  bool keep_references_ = false;  // attribute references outside of functions stay
 };
 
 }  // namespace ortmod

@@ -1,0 +1,74 @@
+"""Command line: python -m ortmod {explain,gradient} model.onnx"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import onnx
+
+from ortmod._errors import OrtmodError
+from ortmod._table import table
+from ortmod.gradient import GRADIENT_NAMES, build_gradient
+from ortmod.ops import explain
+
+
+def _explain(options: argparse.Namespace) -> None:
+    print(explain(options.model))
+
+
+def _gradient(options: argparse.Namespace) -> None:
+    path = options.output or Path(options.model).with_suffix(".gradient.onnx")
+    opset = int(options.opset) if options.opset.isdigit() else options.opset
+    arguments = {
+        "wrt": options.wrt,
+        "outputs": options.outputs,
+        "training": options.training,
+        "unreachable": options.unreachable,
+        "opset": opset,
+    }
+    if options.split:
+        parts = build_gradient(options.model, split=True, **arguments)
+        paths = [path.with_suffix(f".{part}.onnx") for part in ("forward", "backward")]
+    else:
+        parts, paths = (build_gradient(options.model, **arguments),), [path]
+    for proto, where in zip(parts, paths, strict=True):
+        onnx.save(proto, where)
+        print(f"{where}: {len(proto.graph.node)} nodes")
+        for title, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+            print(table([title, "type"], [[v.name, onnx.printer.to_text(v.type)] for v in values]))
+        names: dict[str, str] = next((json.loads(p.value) for p in proto.metadata_props if p.key == GRADIENT_NAMES), {})
+        if names:
+            print(table(["name", "its gradient"], list(names.items())))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ortmod", description="Looks at and differentiates ONNX models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    look = commands.add_parser("explain", help="which nodes run and are differentiable, which weights a gradient reaches")
+    look.add_argument("model")
+    look.set_defaults(run=_explain)
+    grad = commands.add_parser("gradient", help="write the gradient of a model as an ONNX model")
+    grad.add_argument("model")
+    grad.add_argument("-o", "--output", type=Path, help="file to write (default: model.gradient.onnx)")
+    grad.add_argument("--wrt", nargs="+", help="weights and inputs (default: what trains by default)")
+    grad.add_argument("--outputs", nargs="+", help="outputs to differentiate (default: those that depend on wrt)")
+    grad.add_argument("--split", action="store_true", help="write forward and backward apart")
+    grad.add_argument("--training", action="store_true", help="BatchNormalization and Dropout as in training")
+    grad.add_argument("--unreachable", choices=["error", "zero"], default="error")
+    grad.add_argument("--opset", default="keep", help="keep, upgrade, or a number (default: keep)")
+    grad.set_defaults(run=_gradient)
+    options = parser.parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            options.run(options)
+    except (OrtmodError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a user may give as a model, and the torch names of its element types."""
+
+import os
+from typing import Any
+
+import torch
+
+from ortmod import _C
+from ortmod._errors import ModelError
+
+ONNX_TO_TORCH = {
+    1: torch.float32,
+    2: torch.uint8,
+    3: torch.int8,
+    4: torch.uint16,
+    5: torch.int16,
+    6: torch.int32,
+    7: torch.int64,
+    9: torch.bool,
+    10: torch.float16,
+    11: torch.float64,
+    12: torch.uint32,
+    13: torch.uint64,
+    14: torch.complex64,
+    15: torch.complex128,
+    16: torch.bfloat16,
+    17: torch.float8_e4m3fn,
+    18: torch.float8_e4m3fnuz,
+    19: torch.float8_e5m2,
+    20: torch.float8_e5m2fnuz,
+}
+TORCH_TO_ONNX = {torch_type: code for code, torch_type in ONNX_TO_TORCH.items()}
+
+
+def load(model: Any, check: bool = True) -> _C.Model:
+    """The graph of a path, bytes, ModelProto or anything with SerializeToString(), in canonical form; `check=False`: as written."""
+    if isinstance(model, _C.Model):
+        return model
+    if isinstance(model, str | os.PathLike):
+        path = os.fspath(model)
+        return _C.Model.from_file(path) if check else _C.Model.unchecked_from_file(path)
+    if hasattr(model, "model_proto"):  # torch.onnx.ONNXProgram
+        model = model.model_proto
+    if hasattr(model, "SerializeToString"):
+        model = model.SerializeToString()
+    if isinstance(model, bytes | bytearray | memoryview):
+        return _C.Model.from_bytes(bytes(model)) if check else _C.Model.unchecked_from_bytes(bytes(model))
+    raise ModelError(f"[import] model: got {type(model).__name__}, expected a path, bytes or an onnx.ModelProto")
+
+
+def type_text(value: tuple) -> str:
+    """`float32[batch, 3]` for a value's (element type, dims, kind)."""
+    code, dims, kind = value
+    name = str(ONNX_TO_TORCH.get(code, f"type {code}")).removeprefix("torch.")
+    text = name if dims is None else f"{name}[{', '.join(dim_text(d) for d in dims)}]"
+    return ("{}", "sequence({})", "optional({})", "map({})")[kind].format(text)
+
+
+def dim_text(dim: Any) -> str:
+    if dim is None:
+        return "?"
+    if isinstance(dim, tuple):
+        return f"({dim_text(dim[1])}{dim[0]}{dim_text(dim[2])})"
+    return str(dim)

@@ -1,0 +1,142 @@
+"""build_gradient: the gradient of an ONNX model as an ONNX model in standard operators."""
+
+import json
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+
+from ortmod import _C
+from ortmod._errors import GradientError, ModelError
+from ortmod._model import ONNX_TO_TORCH, load
+
+GRADIENT_NAMES = "ortmod.gradient_names"
+
+_SCATTERED = {"Gather", "GatherND", "GatherElements"}  # their gradients add by index: cheap from this opset on
+_SCATTER_ADD = 16
+
+
+def build_gradient(
+    model: Any,
+    *,
+    wrt: Iterable[str] | str | None = None,
+    outputs: Iterable[str] | str | None = None,
+    split: bool = False,
+    training: bool = False,
+    unreachable: str = "error",
+    opset: str | int = "keep",
+    functions: bool = False,
+) -> Any:
+    """The gradient of a model as a ModelProto that any ONNX runtime can run.
+
+    Inputs: the model's, then `<output>_grad`, then the weights in `wrt`, which keep their values as defaults.
+    Outputs: the model's, then `<name>_grad` in the order of `wrt`. A name that is taken gets `_2`, `_3`, ...; the map from names
+    to names of gradients is in `metadata_props` under "ortmod.gradient_names" (JSON).
+
+    Args:
+        model: path, bytes, `onnx.ModelProto`, or anything with `SerializeToString()`.
+        wrt: names of weights and inputs; default: the weights that train by default.
+        outputs: names of outputs to differentiate; default: the float outputs that depend on `wrt`.
+        split: return `(forward, backward)`. Forward's outputs: the model's, then kept values. Backward's inputs: the output
+            gradients, the kept values in forward's order, then the inputs, outputs and weights of forward that it needs.
+        training: BatchNormalization and Dropout behave as in training.
+        unreachable: "error", or "zero" for zero gradients of a `wrt` that no gradient reaches.
+        opset: "keep", "upgrade" (the lowest opset in which all gradients have a cheap form), or a number.
+        functions: write operators that have a body as functions of the model, where the model keeps them.
+
+    Raises:
+        GradientError: an operator on the way has no gradient, or a `wrt` is not reached.
+        ModelError: the model cannot be read, or a name does not fit.
+    """
+    if unreachable not in ("error", "zero"):
+        raise GradientError(f"[differentiate] unreachable: got {unreachable!r}, expected 'error' or 'zero'")
+    graph = _at_opset(model, opset)
+    if training != "keep":
+        graph = graph.with_training(bool(training))
+    names = _names(wrt, "wrt") if wrt is not None else [c["name"] for c in graph.choices() if c["trainable"]]
+    if not names:
+        raise GradientError("[differentiate] wrt: the model has no weight that trains by default; name weights or inputs in wrt=")
+    _check_names(graph, names)
+    options = _C.GradientOptions(names, _names(outputs, "outputs") if outputs is not None else [], unreachable == "zero")
+    finish = lambda g: _proto(g.with_functions() if functions else g.expanded())  # noqa: E731
+    if split:
+        forward, backward, kept, reads, gradients = graph.split(options)
+        found = dict(gradients)
+        return _noted(finish(forward), kept=kept), _noted(finish(backward), found, kept=kept, reads=reads)
+    joint, seeds, gradients = graph.differentiate(options)
+    return _noted(finish(joint), {**dict(seeds), **dict(gradients)})
+
+
+def _names(given: Iterable[str] | str, argument: str) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given)
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise ModelError(f"[differentiate] {argument}: got {', '.join(sorted(twice))} more than once")
+    return names
+
+
+def _check_names(graph: _C.Model, names: list[str]) -> None:
+    known = {name: t for name, t, _ in [*graph.inputs, *graph.weights]}
+    for name in names:
+        if name not in known:
+            raise ModelError(f"[differentiate] wrt: got {name!r}, expected the name of an input or initializer")
+        dtype = ONNX_TO_TORCH.get(known[name][0])
+        if dtype is None or not dtype.is_floating_point:
+            raise GradientError(f"[differentiate] wrt: {name!r} is of type {dtype}, which has no gradient; expected a float type")
+
+
+def _proto(graph: _C.Model) -> onnx.ModelProto:
+    return onnx.load_from_string(graph.to_bytes())
+
+
+def _noted(proto: onnx.ModelProto, gradients: dict[str, str] | None = None, **lists: list[str]) -> onnx.ModelProto:
+    notes = {GRADIENT_NAMES: json.dumps(gradients)} if gradients is not None else {}
+    notes.update({f"ortmod.{key}": json.dumps(value) for key, value in lists.items()})
+    for entry in list(proto.metadata_props):
+        if entry.key in notes:
+            proto.metadata_props.remove(entry)
+    for key, value in notes.items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto
+
+
+def _at_opset(model: Any, opset: str | int) -> _C.Model:
+    graph = load(model)
+    current = graph.opsets.get("", 0)
+    costly = current < _SCATTER_ADD and any(node["op"] in _SCATTERED and not node["domain"] for node in graph.nodes())
+    if opset == "keep":
+        if costly:
+            warnings.warn(
+                f"at opset {current} the gradient of Gather is a product with a one-hot matrix, which costs time and memory; "
+                f"opset='upgrade' raises the model to opset {_SCATTER_ADD}, which can add by index",
+                stacklevel=3,
+            )
+        return graph
+    if opset == "upgrade":
+        target = _SCATTER_ADD if costly else current
+    elif isinstance(opset, int):
+        target = opset
+    else:
+        raise ModelError(f"[import] opset: got {opset!r}, expected 'keep', 'upgrade' or a number")
+    return graph if target == current else _converted(graph, target)
+
+
+def _converted(graph: _C.Model, target: int) -> _C.Model:
+    """By onnx's version converter, which drops local functions: the graph has none any more."""
+    newest = _C.newest_opset()
+    if not 7 <= target <= newest:
+        raise ModelError(f"[import] opset: got {target}, expected 7 to {newest}")
+    before = _proto(graph.expanded())
+    try:
+        after = onnx.version_converter.convert_version(before, target)
+        onnx.checker.check_model(after)
+    except Exception as error:
+        raise ModelError(f"[import] opset: the model cannot be converted to opset {target}: {error}") from error
+    result = load(after)
+    kept = [[name for name, _, _ in part] for g in (graph, result) for part in (g.inputs, g.outputs)]
+    if kept[0] != kept[2] or kept[1] != kept[3]:
+        raise ModelError(
+            f"[import] opset: conversion to opset {target} lost inputs or outputs: got {kept[2:]}, expected {kept[:2]}"
+        )
+    return result

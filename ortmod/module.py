@@ -1,0 +1,321 @@
+"""OnnxModule: an ONNX model as an nn.Module whose weights are ordinary torch parameters."""
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ortmod import _C, _transforms
+from ortmod._choice import Report, Selection, choose
+from ortmod._errors import DTypeError, ModelError
+from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load, type_text
+from ortmod._names import torch_names
+
+
+class _Graph(nn.Module):
+    """Runs a graph whose argument weights live in torch modules: what OnnxModule and ORTModule have in common."""
+
+    _graph: _C.Model
+    _executable: _C.Executable
+    _call: Any
+
+    def _attach(self, graph: _C.Model, weights: dict[str, tuple[str, ...]]) -> None:
+        """`weights`: ONNX name -> path of attributes from this module."""
+        self._graph = graph
+        self._paths = list(weights.values())
+        self._executable = _C.Executable(graph, list(weights))
+        self._handle = self._executable.handle
+        self._num_outputs = self._executable.num_outputs
+        self._updated = self._executable.updated_args(True)
+        self._input_names = [name for name, _, _ in graph.inputs]
+        self._input_types = [ONNX_TO_TORCH.get(dtype) for _, (dtype, _, _), _ in graph.inputs]
+        self._defaults = {name: graph.weight(name).clone() for name, _, has_default in graph.inputs if has_default}
+        self._modal = graph.modal
+        self._call = None
+
+    def _make_call(self) -> Any:
+        owners = []
+        for *path, name in self._paths:
+            owner: Any = self
+            for part in path:
+                owner = getattr(owner, part)
+            owners.append((owner, name))
+        self._call = _C.Call(self._executable, owners, self._modal)
+        return self._call
+
+    def _weights(self) -> list[torch.Tensor]:
+        found = []
+        for path in self._paths:
+            value: Any = self
+            for part in path:
+                value = getattr(value, part)
+            found.append(value)
+        return found
+
+    def _bind(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
+        """The inputs in graph order: positions, then names, then defaults."""
+        names = self._input_names
+        if len(args) > len(names):
+            raise TypeError(f"[run] got {len(args)} inputs, expected at most {len(names)} ({', '.join(names)})")
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in names:
+                raise TypeError(f"[run] unknown input {name!r}: expected one of {', '.join(names)}")
+            if name in given:
+                raise TypeError(f"[run] input {name!r} is given by position and by name")
+            given[name] = value
+        bound = []
+        for name, dtype in zip(names, self._input_types, strict=True):
+            value = given.get(name)
+            if value is None:
+                if name not in self._defaults:
+                    raise TypeError(f"[run] input {name!r} is missing: expected {', '.join(names)}")
+                bound.append(self._default(name))
+            else:
+                bound.append(value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=dtype))
+        return tuple(bound)
+
+    def _default(self, name: str) -> torch.Tensor:
+        weights = self._weights()
+        return self._defaults[name].to(weights[0].device) if weights else self._defaults[name]
+
+    def _intercepted(self, inputs: tuple, weights: list[torch.Tensor]) -> Any:
+        """The call where something watches or replaces torch operators, or element types differ."""
+        training = self.training and self._modal
+        executable, args = self._executable, [*inputs, *weights]
+        types = [ONNX_TO_TORCH[dtype] for dtype, _, _ in executable.arg_types]
+        autocast = args and torch.is_autocast_enabled(args[0].device.type)
+        for i, (value, dtype) in enumerate(zip(args, types, strict=True)):
+            if value.dtype == dtype:
+                continue
+            if autocast and value.is_floating_point() and dtype.is_floating_point:
+                args[i] = value.to(dtype)
+                continue
+            names = [*self._input_names, *executable.argument_weights]
+            raise DTypeError(
+                f"[run] element type of {names[i]!r}: got {value.dtype}, expected {dtype}; convert it, or make the module "
+                f"with dtype= or .to() of the type you want"
+            )
+        if _transforms.active():
+            found = _transforms.run(executable, args, training)
+        else:
+            try:
+                found = torch.ops.ortmod.run(executable.handle, args, training)
+            except NotImplementedError as error:
+                kinds = sorted({type(a).__name__ for a in args if type(a) not in (torch.Tensor, nn.Parameter)})
+                if not kinds:
+                    raise
+                raise DTypeError(
+                    f"[run] kinds of tensors: got {', '.join(kinds)}, expected torch.Tensor; convert them "
+                    f"(a DTensor: full_tensor() or fully_shard the module)"
+                ) from error
+        return self._results(found, args, training)
+
+    def _traced(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The call as torch.compile and torch.export see it: one operator."""
+        training = self.training and self._modal
+        values = [*self._bind(args, kwargs), *self._weights()]
+        return self._results(torch.ops.ortmod.run(self._handle, values, training), values, training)
+
+    def _results(self, found: list[torch.Tensor], args: list[torch.Tensor], training: bool) -> Any:
+        n = self._num_outputs
+        if training and len(found) > n:
+            with torch.no_grad():
+                for i, value in zip(self._updated, found[n:], strict=True):
+                    args[i].copy_(value)
+        return found[0] if n == 1 else tuple(found[:n])
+
+
+class OnnxModule(_Graph):
+    """An ONNX model as a torch module; its weights train.
+
+    Args:
+        model: path, bytes, `onnx.ModelProto`, or anything with `SerializeToString()`.
+        trainable: names, globs or a predicate of the initializers that train; default: the rule of docs/which-tensors-train.md.
+        frozen: names, globs or a predicate of those that do not.
+        outputs: names of the values to return; default: the graph's outputs.
+        device: where the weights go.
+        dtype: element type that float initializers, constants and inputs are converted to; explicit Casts stay.
+        tie: groups of names; each group becomes one parameter, that of its first name.
+        untie: names of initializers that get one copy for each use (`name`, `name_2`, ...).
+        allow_merged: train initializers that the exporter merged from several of equal value, too.
+
+    Raises:
+        ModelError: the model cannot be read or contradicts itself, or a name does not fit.
+        UnsupportedOpError: names all operators that ortmod does not know.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        trainable: Selection = None,
+        frozen: Selection = None,
+        outputs: Iterable[str] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        tie: Iterable[Iterable[str]] = (),
+        untie: Iterable[str] = (),
+        allow_merged: bool = False,
+    ) -> None:
+        super().__init__()
+        graph = load(model)
+        if outputs is not None:
+            graph = graph.keep_outputs([outputs] if isinstance(outputs, str) else list(outputs))
+        untie = [untie] if isinstance(untie, str) else list(untie)
+        if untie:
+            graph = graph.untied(untie)
+        if groups := [list(group) for group in tie]:
+            graph = graph.tied(groups)
+        self._dtype = dtype or _float_type(graph)
+        if dtype is not None:
+            graph = graph.to_dtype(_onnx_float(dtype))
+        self._report = Report(choose(graph, trainable, frozen, allow_merged))
+        if merged := [c for c in graph.choices() if c["merged"]]:
+            self._warn_merged([c["name"] for c in merged])
+
+        kinds = {c.name: c.kind for c in self._report if c.kind != "constant"}
+        self._torch_names = torch_names(kinds, taken=dir(self))
+        for name, kind in kinds.items():
+            self._register(name, graph.weight(name), kind, device)
+        self._attach(graph, {name: tuple(self._torch_names[name].split(".")) for name in kinds})
+
+    def _warn_merged(self, names: list[str]) -> None:
+        held = [c.name for c in self._report if c.name in names and c.kind == "constant"]
+        if held:
+            warnings.warn(
+                f"the exporter merged initializers of equal value: {', '.join(held[:5])}{', ...' if len(held) > 5 else ''} "
+                "do not train; give untie=[...] to train copies, or allow_merged=True",
+                stacklevel=3,
+            )
+
+    def _register(self, onnx_name: str, value: torch.Tensor, kind: str, device: Any) -> None:
+        *path, leaf = self._torch_names[onnx_name].split(".")
+        owner: nn.Module = self
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner._modules[part]  # type: ignore[assignment]
+        if device is not None and torch.device(device).type == "meta":
+            value = torch.empty_like(value, device="meta")
+        else:
+            value = value.clone() if device is None else value.to(device, copy=True)
+        if kind == "buffer":
+            owner.register_buffer(leaf, value)
+        else:
+            owner.register_parameter(leaf, nn.Parameter(value, requires_grad=kind == "parameter"))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Inputs by position or by ONNX name; a tensor, or a tuple in the order of the graph's outputs."""
+        if torch.compiler.is_compiling():
+            return self._traced(args, kwargs)
+        return (self._call or self._make_call())(self, args, kwargs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(self._input_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in self._graph.outputs)
+
+    @property
+    def torch_names(self) -> dict[str, str]:
+        """ONNX name -> name in `state_dict()`, for parameters and buffers."""
+        return dict(self._torch_names)
+
+    def parameter_report(self) -> Report:
+        """What each initializer became and why; prints as a table."""
+        return Report(self._report)
+
+    def to_onnx(self, path: str | os.PathLike | None = None) -> Any:
+        """The inference model with today's weights, same names and opset: written to `path`, else returned as a ModelProto."""
+        weights = dict(zip(self._executable.argument_weights, self._weights(), strict=True))
+        if any(w.is_meta for w in weights.values()):
+            raise ModelError("[export] weights: got meta tensors, which hold no values; call to_empty() and load a state first")
+        graph = self._graph.with_training(False)
+        if path is not None:
+            graph.to_file(os.fspath(path), weights)
+            return None
+        import onnx
+
+        return onnx.load_from_string(graph.to_bytes(weights))
+
+    def gradient_model(self, **options: Any) -> Any:
+        """The gradient graph of the model with today's weights, by the weights that train; options of `build_gradient`."""
+        from ortmod.gradient import build_gradient
+
+        options.setdefault("wrt", [c.name for c in self._report if c.kind == "parameter"])
+        return build_gradient(self.to_onnx(), **options)
+
+    def extra_repr(self) -> str:
+        inputs = ", ".join(f"{name}: {type_text(t)}" for name, t, _ in self._graph.inputs)
+        outputs = ", ".join(f"{name}: {type_text(t)}" for name, t, _ in self._graph.outputs)
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(self._graph.opsets.items()))
+        return f"({inputs}) -> ({outputs}), opset={opsets}, parameters={total}, trainable={trained}"
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch. Of the original torch model's state, second names of tied weights and integer buffers that the graph
+        does not have are passed over."""
+        own = self.state_dict(keep_vars=True)
+        given = {k: v for k, v in state_dict.items() if k in own}
+        for name, value in state_dict.items():
+            if name in own or not isinstance(value, torch.Tensor):
+                if name not in own:
+                    given[name] = value
+                continue
+            if not value.is_floating_point() or any(_same(value, other) for other in given.values()):
+                continue
+            given[name] = value
+        return super().load_state_dict(given, strict=strict, assign=assign)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        probe = fn(torch.empty(0, dtype=self._dtype))
+        super()._apply(fn, recurse)
+        if probe.dtype != self._dtype and probe.is_floating_point():
+            weights = dict(zip(self._executable.argument_weights, self._paths, strict=True))
+            self._dtype = probe.dtype
+            self._attach(self._graph.to_dtype(_onnx_float(probe.dtype)), weights)
+        return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__["_call"] = None
+        return replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_call", "_executable")}
+        state["_argument_weights"] = list(self._executable.argument_weights)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names = state.pop("_argument_weights")
+        super().__setstate__(state)
+        self._attach(self._graph, dict(zip(names, self._paths, strict=True)))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(b, torch.Tensor) or a.shape != b.shape or a.dtype != b.dtype or a.is_meta or b.is_meta:
+        return False
+    return (a.device == b.device and a.data_ptr() == b.data_ptr()) or torch.equal(a, b.to(a.device))
+
+
+def _float_type(graph: _C.Model) -> torch.dtype:
+    """The float type of most of the weights, else of the inputs; float32 when there is none."""
+    for values in (graph.weights, graph.inputs):
+        types = [ONNX_TO_TORCH.get(t[0]) for _, t, _ in values]
+        floats = [t for t in types if t is not None and t.is_floating_point]
+        if floats:
+            return max(set(floats), key=floats.count)
+    return torch.float32
+
+
+def _onnx_float(dtype: torch.dtype) -> int:
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise DTypeError(f"[import] dtype: got {dtype}, expected float16, bfloat16, float32 or float64")
+    return TORCH_TO_ONNX[dtype]
