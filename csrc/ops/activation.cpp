@@ -13,8 +13,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr double kSeluAlpha = 1.67326319217681884765625, kSeluGamma = 1.05070102214813232421875;
-
 /// A kernel of one operand and up to two numbers read from attributes when the plan is made.
 using Param2 = Tensor (*)(const Tensor& x, double a, double b);
 Kernel with(Param2 f, double a = 0, double b = 0) {
@@ -28,7 +26,7 @@ Expr zero(const Grad& g) { return like(g.x(), 0); }
 Expr positive(const Grad& g) { return greater(g.x(), zero(g)); }
 
 Kernel leaky_relu(const Node& n) {
-  const double a = alpha(n, 0.01f);
+  const double a = alpha(n, kLeakyReluAlpha);
   return [a](Call& c) { at::leaky_relu_out(c.out(0), c.in(0), a); };
 }
 Kernel elu(const Node& n) {
@@ -48,8 +46,8 @@ Kernel thresholded_relu(const Node& n) {
   return [a](Call& c) { at::threshold_out(c.out(0), c.in(0), a, 0); };
 }
 Kernel hard_sigmoid(const Node& n) {
-  return with([](const Tensor& x, double a, double b) { return at::clamp(x * a + b, 0, 1); }, alpha(n, 0.2f),
-              n.attr("beta", 0.5));
+  return with([](const Tensor& x, double a, double b) { return at::clamp(x * a + b, 0, 1); },
+              alpha(n, kHardSigmoidAlpha), n.attr("beta", 0.5));
 }
 Kernel hard_swish(const Node&) {
   return [](Call& c) { at::hardswish_out(c.out(0), c.in(0)); };
@@ -116,7 +114,7 @@ void infer_swiglu(Infer& i) {
 
 // Each rule gives the value at a kink that torch gives; no branch that is not taken can overflow.
 Grads relu_grad(const Grad& g) { return {where(greater(g.y(), like(g.y(), 0)), g.dy(), like(g.dy(), 0))}; }
-Grads leaky_relu_grad(const Grad& g) { return {where(positive(g), g.dy(), g.dy() * alpha(g, 0.01f))}; }
+Grads leaky_relu_grad(const Grad& g) { return {where(positive(g), g.dy(), g.dy() * alpha(g, kLeakyReluAlpha))}; }
 
 /// x > 0 ? a : y b + c, where y already holds the exponential.
 Grads elu_like(const Grad& g, double a, double b, double c) {
@@ -136,7 +134,7 @@ Grads thresholded_relu_grad(const Grad& g) {
 Grads hard_sigmoid_grad(const Grad& g) {
   const Expr y = g.y();
   const Expr inside = logical_and(greater(y, like(y, 0)), less(y, like(y, 1)));
-  return {where(inside, g.dy() * alpha(g, 0.2f), like(g.dy(), 0))};
+  return {where(inside, g.dy() * alpha(g, kHardSigmoidAlpha), like(g.dy(), 0))};
 }
 Grads hard_swish_grad(const Grad& g) {
   const Expr x = g.x(), dy = g.dy();

@@ -41,6 +41,10 @@ void infer_host2(Infer& i) {
   host_map(i, F);
 }
 
+/// Defaults of attributes, as the standard's float32 holds them.
+inline constexpr double kLeakyReluAlpha = 0.01f, kHardSigmoidAlpha = 0.2f, kSeluAlpha = 1.67326319217681884765625,
+                        kSeluGamma = 1.05070102214813232421875;
+
 // Kernels. ATen has little arithmetic for uint16, uint32 and uint64: they are computed in int64.
 using Unary = at::Tensor& (*)(at::Tensor& out, const at::Tensor& x);
 using Binary = at::Tensor& (*)(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);

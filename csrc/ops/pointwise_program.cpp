@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/elementwise.h"
 #include "ops/op.h"
 
 namespace ortmod {
@@ -139,16 +140,16 @@ int PointwiseProgram::node(const Node& n, Pw op, const SmallVec<int, 8>& in, DTy
     case Pw::kMod:
       return n.attr("fmod", 0) != 0 && floating ? emit(op, t, t, x(0), x(1)) : fail();
     case Pw::kLeakyRelu:
-      return one(n.attr("alpha", 0.01));
+      return one(n.attr("alpha", kLeakyReluAlpha));
     case Pw::kElu:
     case Pw::kCelu:
     case Pw::kThresholdedRelu:
     case Pw::kSwish:
       return one(n.attr("alpha", 1.0));
     case Pw::kSelu:
-      return one(n.attr("alpha", 1.6732632423543772), n.attr("gamma", 1.0507009873554805));
+      return one(n.attr("alpha", kSeluAlpha), n.attr("gamma", kSeluGamma));
     case Pw::kHardSigmoid:
-      return one(n.attr("alpha", 0.2), n.attr("beta", 0.5));
+      return one(n.attr("alpha", kHardSigmoidAlpha), n.attr("beta", 0.5));
     case Pw::kShrink:
       return one(n.attr("lambd", 0.5), n.attr("bias", 0.0));
     case Pw::kGelu:
