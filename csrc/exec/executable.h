@@ -84,6 +84,7 @@ class Executable : public std::enable_shared_from_this<Executable> {
   int64_t handle_ = 0;
   std::mutex mutex_;
   std::vector<std::pair<Mode, std::shared_ptr<PlanPair>>> pairs_;
+  std::vector<std::pair<Mode, std::shared_ptr<Executable>>> joints_;
 };
 
 }  // namespace ortmod

@@ -45,6 +45,9 @@ at::Tensor Frame::over_base(int v) {
   return r;
 }
 
+Sizes::Sizes(std::shared_ptr<const Plan> p) : plan(std::move(p)) {}
+Sizes::~Sizes() = default;
+
 at::Tensor& Frame::tensor(int v) {
   at::Tensor& t = tensors_[static_cast<size_t>(v)];
   if (t.defined()) return t;
@@ -56,6 +59,9 @@ at::Tensor& Frame::tensor(int v) {
     t = over_base(v);
   } else if (s_.places[i] == Place::kHost) {
     t = ints_tensor(*s_.host(v), s_.types[i].dtype).to(s_.plan->device());
+  } else {  // only its shape is read
+    t = at::empty(at::IntArrayRef(s_.types[i].dims.data(), s_.types[i].dims.size()),
+                  at::TensorOptions().dtype(to_scalar_type(s_.types[i].dtype)).device(at::kMeta));
   }
   return t;
 }
@@ -171,7 +177,7 @@ void run_device_fill(const DeviceFillArgs& a, char* const* base) {
 
 template <class Args>
 void push(Sizes& s, void (*fn)(const Args&, char* const*), const Args& args, int item) {
-  s.list.push(reinterpret_cast<StepFn>(fn), &args, sizeof(Args), alignof(Args));
+  s.list.push(step_fn(fn), &args, sizeof(Args), alignof(Args));
   s.step_item.push_back(item);
 }
 

@@ -113,7 +113,7 @@ int Plan::value_id(std::string_view name) const {
   return it == ids_.end() ? -1 : it->second;
 }
 
-Sizes::~Sizes() = default;
+
 
 const HostInts* Sizes::host(int v) const {
   const int c = v - plan->first_const();

@@ -63,6 +63,8 @@ class Plan : public std::enable_shared_from_this<Plan> {
   std::shared_ptr<Sizes> size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const;
   /// Types of all values for these inputs (dims may be symbolic).
   std::vector<Type> infer(const std::vector<Type>& inputs) const;
+  /// Types of the kept tensors of a call: the bytes of all whose dims follow from the inputs', then the others.
+  std::vector<Type> kept_types(const std::vector<Type>& inputs) const;
   BufferPool& scratch_pool() const { return *scratch_pool_; }
   const std::shared_ptr<BufferPool>& kept_pool() const { return kept_pool_; }
 
@@ -85,7 +87,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
 enum class Place : uint8_t { kNone, kBase, kSlot, kHost };
 
 struct Sizes {
-  explicit Sizes(std::shared_ptr<const Plan> p) : plan(std::move(p)) {}
+  explicit Sizes(std::shared_ptr<const Plan> p);
   ~Sizes();
   std::shared_ptr<const Plan> plan;
   std::vector<Type> types;                      // per value
@@ -97,6 +99,7 @@ struct Sizes {
   int64_t scratch_bytes = 0, kept_bytes = 0;
   std::vector<uint8_t> by_kernel;               // per step: it goes through ATen
   bool has_kernels = false;
+  bool any_slot = false;
   std::vector<int> slot_outputs;                // outputs (indices) that are slots
   std::vector<int> kept_slots;                  // kept values that are slots
 

@@ -120,7 +120,12 @@ class Sizer {
   bool is_const(int v) const { return v >= p_.first_const() && v < p_.first_const() + static_cast<int>(p_.constants().size()); }
   bool is_input(int v) const { return v < static_cast<int>(p_.num_inputs()); }
 
-  static bool reads_host(const Plan::Item& item, size_t i) { return i < 32 && (item.def->host_inputs >> i & 1); }
+  /// Input i needs no data: it is read on the host and known, or only its shape is read.
+  bool no_data(const Plan::Item& item, size_t i) const {
+    if (i >= 32) return false;
+    const int v = item.in[i];
+    return ((item.def->host_inputs >> i & 1) && is_host(v)) || ((item.def->shape_inputs >> i & 1) && is_static(v));
+  }
 
   void find_needed() {
     needed_.assign(u(n_), false);
@@ -140,7 +145,7 @@ class Sizer {
       executed_[k] = true;
       for (size_t i = 0; i < item.in.size(); ++i) {
         const int v = item.in[i];
-        if (v >= 0 && !(reads_host(item, i) && is_host(v))) needed_[u(v)] = true;
+        if (v >= 0 && !no_data(item, i)) needed_[u(v)] = true;
       }
     }
   }
@@ -201,7 +206,7 @@ class Sizer {
       if (!executed_[k]) continue;
       const Plan::Item& item = p_.items()[k];
       for (size_t i = 0; i < item.in.size(); ++i)
-        if (item.in[i] >= 0 && !(reads_host(item, i) && is_host(item.in[i]))) last_use_[u(root_[u(item.in[i])])] = static_cast<int>(k);
+        if (item.in[i] >= 0 && !no_data(item, i)) last_use_[u(root_[u(item.in[i])])] = static_cast<int>(k);
     }
     for (int v : p_.outputs()) last_use_[u(root_[u(v)])] = static_cast<int>(p_.items().size());
   }
@@ -214,6 +219,7 @@ class Sizer {
     s_.list.scratch_base = kStepScratch;
     for (size_t i = 0; i < p_.num_inputs(); ++i) {
       s_.places[i] = is_static(static_cast<int>(i)) ? (s_.ints[i] ? Place::kHost : Place::kBase) : Place::kSlot;
+      s_.any_slot = s_.any_slot || s_.places[i] == Place::kSlot;
       s_.operands[i] = {p_.base_of_input(i), 0};
     }
     for (size_t c = 0; c < p_.constants().size(); ++c) {
@@ -285,6 +291,7 @@ class Sizer {
         s_.places[u(v)] = Place::kHost;
       } else if (!is_static(v)) {
         s_.places[u(v)] = Place::kSlot;
+        s_.any_slot = true;
         all_static = false;
         any_data = true;
       } else if (root_[u(v)] != v) {
@@ -326,7 +333,7 @@ class Sizer {
       const int x = item.in[i];
       StepList::Slot slot;
       if (x >= 0) {
-        if (s_.places[u(x)] != Place::kBase && !(reads_host(item, i) && is_host(x))) return false;
+        if (s_.places[u(x)] != Place::kBase && !no_data(item, i)) return false;
         const Type& t = s_.types[u(x)];
         if (numel(t.dims) == 0 && s_.places[u(x)] == Place::kBase) return false;
         slot = {true, t.dtype, &t.dims, s_.host(x), s_.operands[u(x)]};
@@ -413,6 +420,29 @@ std::vector<Type> Plan::infer(const std::vector<Type>& inputs) const {
   Sizes s(shared_from_this());
   Sizer(*this, s).infer(inputs, std::vector<const HostInts*>(inputs.size()));
   return std::move(s.types);
+}
+
+std::vector<Type> Plan::kept_types(const std::vector<Type>& inputs) const {
+  Sizes s(shared_from_this());
+  Sizer(*this, s).infer(inputs, std::vector<const HostInts*>(inputs.size()));
+  Dim bytes = 0;
+  std::vector<Type> slots;
+  for (size_t i = n_outputs_; i < outputs_.size(); ++i) {
+    const int v = outputs_[i];
+    const Type& t = s.types[static_cast<size_t>(v)];
+    if (s.host(v)) continue;
+    Dim n = static_cast<Dim>(dtype_size(t.dtype));
+    for (Dim d : t.dims) n = dim_mul(n, d);
+    if (n == kAnyDim || !t.has_rank) {
+      slots.push_back(t);
+    } else {
+      bytes = dim_add(bytes, dim_mul(dim_div(dim_add(n, kAlign - 1), kAlign), kAlign));
+    }
+  }
+  std::vector<Type> r;
+  if (bytes != 0) r.emplace_back(DType::kUInt8, Dims{bytes});
+  r.insert(r.end(), slots.begin(), slots.end());
+  return r;
 }
 
 std::shared_ptr<Sizes> Plan::size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const {

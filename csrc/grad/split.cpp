@@ -22,8 +22,10 @@ class Cutter {
   Split cut() {
     plan_backward();
     Split s;
-    s.backward = copy_backward(s);
-    s.forward = copy_forward(s.kept);
+    std::vector<std::pair<const Value*, Value*>> shapes;
+    s.forward = copy_forward(shapes);
+    s.backward = copy_backward(s, shapes);
+    for (const std::string& name : s.kept) s.forward->outputs.push_back(s.forward->find(name));
     return s;
   }
 
@@ -31,10 +33,20 @@ class Cutter {
   bool is_arg(const Value* v) const { return !v->producer && (!v->literal || args_.contains(v->name) || is_input(v)); }
   bool is_input(const Value* v) const { return std::find(g_.inputs.begin(), g_.inputs.end(), v) != g_.inputs.end(); }
 
+  static bool reads_shape(const Node& n, size_t i) {
+    const OpDef* def = find_op(n);
+    return def && i < 32 && (def->shape_inputs >> i & 1);
+  }
+  static bool reads_only_shapes(const Node& n) {
+    for (size_t i = 0; i < n.inputs.size(); ++i)
+      if (!reads_shape(n, i)) return false;
+    return !n.inputs.empty();
+  }
+
   /// Backward computes it again from something it has anyway, at no cost in memory.
   bool recomputed(const Value* v) const {
     const Node* n = v->producer;
-    if (n->origin == Origin::kGradient) return true;
+    if (n->origin == Origin::kGradient && !reads_only_shapes(*n)) return true;
     if (outputs_.contains(v)) return false;
     const OpDef* def = find_op(*n);
     return def && def->alias >= 0 && is_float(v->type.dtype);
@@ -61,9 +73,42 @@ class Cutter {
         }
       }
       back_.insert(v->producer);
-      for (const Value* x : v->producer->inputs)
-        if (x && seen.insert(x).second) todo.push_back(x);
+      const Node& n = *v->producer;
+      for (size_t i = 0; i < n.inputs.size(); ++i) {
+        const Value* x = n.inputs[i];
+        if (!x) continue;
+        if (reads_shape(n, i) && !late_.contains(x) && (x->producer || is_arg(x))) {
+          shapes_.insert(x);
+        } else if (seen.insert(x).second) {
+          todo.push_back(x);
+        }
+      }
     }
+    std::erase_if(shapes_, [&](const Value* v) { return kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer)); });
+  }
+
+  /// Keeps the shape of values of which backward reads nothing else; in backward a stand-in has that shape.
+  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward, std::unordered_map<const Value*, Value*>& map) const {
+    std::vector<std::pair<const Value*, Value*>> r;
+    for (const Value* v : ordered(shapes_)) {
+      Node* n = forward.add_node(intern("Shape"), {map.at(v)}, 1);
+      infer_node(*n);
+      forward.rename(n->out(), v->name + "_shape");
+      r.emplace_back(v, n->out());
+    }
+    return r;
+  }
+
+  std::vector<const Value*> ordered(const std::unordered_set<const Value*>& set) const {
+    std::vector<const Value*> r;
+    for (const Value* v : g_.inputs)
+      if (set.contains(v)) r.push_back(v);
+    for (const Value* v : g_.weights)
+      if (set.contains(v)) r.push_back(v);
+    for (const Node* n : g_.nodes())
+      for (const Value* v : n->outputs)
+        if (v && set.contains(v)) r.push_back(v);
+    return r;
   }
 
   Value* source(Graph& to, const Value* v, std::unordered_map<const Value*, Value*>& map) const {
@@ -99,16 +144,22 @@ class Cutter {
     return c;
   }
 
-  std::unique_ptr<Graph> copy_backward(Split& s) const {
+  std::unique_ptr<Graph> copy_backward(Split& s, const std::vector<std::pair<const Value*, Value*>>& shapes) const {
     auto to = fresh("_backward");
     std::unordered_map<const Value*, Value*> map;
     for (const Value* v : j_.seeds) add_input(*to, v, map);
-    for (const Node* n : g_.nodes())
-      for (const Value* v : n->outputs)
-        if (v && kept_.contains(v)) {
-          add_input(*to, v, map);
-          s.kept.push_back(v->name);
-        }
+    for (const Value* v : ordered(kept_)) {
+      add_input(*to, v, map);
+      s.kept.push_back(v->name);
+    }
+    for (const auto& [v, shape] : shapes) {
+      Value* in = to->add_input(shape->name, shape->type);
+      in->host = shape->host;
+      s.kept.push_back(shape->name);
+      Node* n = to->add_node(intern("ortmod", "ShapeOnly"), {in}, {to->add_value(v->name, v->type)},
+                             {{"dtype", static_cast<int64_t>(v->type.dtype)}});
+      map[v] = n->out();
+    }
     const auto read = [&](const Value* v) {
       if (!reads_.contains(v) || map.contains(v)) return;
       add_input(*to, v, map);
@@ -122,7 +173,7 @@ class Cutter {
     return to;
   }
 
-  std::unique_ptr<Graph> copy_forward(const std::vector<std::string>& kept) const {
+  std::unique_ptr<Graph> copy_forward(std::vector<std::pair<const Value*, Value*>>& shapes) const {
     auto to = fresh("");
     to->metadata = g_.metadata;
     std::unordered_map<const Value*, Value*> map;
@@ -135,7 +186,8 @@ class Cutter {
       if (args_.contains(v->name)) source(*to, v, map);
     std::unordered_set<const Node*> nodes;
     std::vector<const Value*> todo(g_.outputs.begin(), g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
-    for (const Value* v : kept_) todo.push_back(v);
+    todo.insert(todo.end(), kept_.begin(), kept_.end());
+    todo.insert(todo.end(), shapes_.begin(), shapes_.end());
     while (!todo.empty()) {
       const Value* v = todo.back();
       todo.pop_back();
@@ -145,14 +197,16 @@ class Cutter {
     }
     copy_nodes(*to, nodes, map);
     for (size_t i = 0; i < j_.num_outputs; ++i) to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
-    for (const std::string& n : kept) to->outputs.push_back(to->find(n));
+    for (const Value* v : shapes_)
+      if (!v->producer) source(*to, v, map);
+    shapes = keep_shapes(*to, map);
     return to;
   }
 
   const Joint& j_;
   const Graph& g_;
   std::unordered_set<std::string> args_;
-  std::unordered_set<const Value*> late_, outputs_, kept_, reads_;
+  std::unordered_set<const Value*> late_, outputs_, kept_, reads_, shapes_;
   std::unordered_set<const Node*> back_;
 };
 

@@ -78,7 +78,7 @@ class Bind {
   template <class Args>
   void emit(void (*fn)(const Args&, char* const*), const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>);
-    steps_.push(reinterpret_cast<StepFn>(reinterpret_cast<void*>(fn)), &args, sizeof(Args), alignof(Args));
+    steps_.push(step_fn(fn), &args, sizeof(Args), alignof(Args));
   }
   StepList& steps() { return steps_; }
 

@@ -14,14 +14,39 @@ struct Registry {
   std::unordered_map<Op, const OpDef*> by_op;
 
   Registry() {
+    // clang-format off
     constexpr OpTable (*kFamilies[])() = {
-        pointwise_ops, cast_ops,           compare_ops, activation_ops, reduce_ops,  cumulative_ops,
-        view_ops,      index_ops,          scatter_ops, creation_ops,   matmul_ops,  einsum_ops,
-        conv_ops,      conv_transpose_ops, pool_ops,    pool_mean_ops, norm_ops, batch_norm_ops,
-        group_norm_ops, softmax_ops, attention_ops,
-        loss_ops,      random_ops,         ml_ops,      sequence_ops,   control_ops, fused_ops,
+        pointwise_ops,
+        cast_ops,
+        compare_ops,
+        activation_ops,
+        reduce_ops,
+        cumulative_ops,
+        view_ops,
+        index_ops,
+        scatter_ops,
+        creation_ops,
+        matmul_ops,
+        einsum_ops,
+        conv_ops,
+        conv_transpose_ops,
+        pool_ops,
+        pool_mean_ops,
+        norm_ops,
+        batch_norm_ops,
+        group_norm_ops,
+        softmax_ops,
+        attention_ops,
+        loss_ops,
+        random_ops,
+        ml_ops,
+        sequence_ops,
+        control_ops,
+        fused_ops,
         fused_matmul_ops,
+        engine_ops,
     };
+    // clang-format on
     for (const auto make : kFamilies) tables.push_back(make());
     for (OpTable& t : tables)
       for (OpDef& d : t) {

@@ -36,5 +36,6 @@ OpTable sequence_ops();
 OpTable control_ops();
 OpTable fused_ops();
 OpTable fused_matmul_ops();
+OpTable engine_ops();
 
 }  // namespace ortmod

@@ -22,6 +22,12 @@ struct Operand {
 
 using StepFn = void (*)(const void* args, char* const* base);
 
+/// A step function over its own argument type, called through the common type (same calling convention: a pointer and a pointer).
+template <class Args>
+StepFn step_fn(void (*fn)(const Args&, char* const*)) {
+  return reinterpret_cast<StepFn>(reinterpret_cast<void (*)()>(fn));
+}
+
 struct Step {
   StepFn fn;
   const void* args;

@@ -1,0 +1,304 @@
+// Calls: checking arguments, binding a frame, running forward and backward plans.
+#include "exec/executable.h"
+
+#include <ATen/ATen.h>
+
+#include "exec/frame.h"
+#include "exec/pair.h"
+#include "passes/pass.h"
+
+namespace ortmod {
+namespace {
+
+std::mutex registry_mutex;
+std::unordered_map<int64_t, std::weak_ptr<Executable>>& handles() {
+  static auto* m = new std::unordered_map<int64_t, std::weak_ptr<Executable>>;
+  return *m;
+}
+
+/// A frame of the pool of these sizes for one call, with its scratch memory.
+class Lease {
+ public:
+  explicit Lease(Sizes& s) : s_(s) {
+    {
+      std::lock_guard lock(s.mutex);
+      if (!s.idle.empty()) {
+        frame_ = std::move(s.idle.back());
+        s.idle.pop_back();
+      }
+    }
+    if (!frame_) frame_ = std::make_unique<Frame>(s);
+    const int64_t own = (s.list.scratch_bytes() + 63) / 64 * 64, bytes = own + s.scratch_bytes;
+    if (bytes > 0) {
+      scratch_ = s.plan->scratch_pool().take(static_cast<size_t>(bytes), capacity_);
+      frame_->bind(kStepScratch, scratch_.get());
+      frame_->bind(kScratch, static_cast<char*>(scratch_.get()) + own);
+    }
+  }
+  Lease(const Lease&) = delete;
+  /// Back to the pool after a call that ended well.
+  void end() {
+    if (scratch_) s_.plan->scratch_pool().give(std::move(scratch_), capacity_);
+    std::lock_guard lock(s_.mutex);
+    if (s_.idle.size() < kMaxIdle) s_.idle.push_back(std::move(frame_));
+  }
+  Frame& operator*() { return *frame_; }
+  Frame* operator->() { return frame_.get(); }
+
+ private:
+  static constexpr size_t kMaxIdle = 4;
+  Sizes& s_;
+  std::unique_ptr<Frame> frame_;
+  at::DataPtr scratch_;
+  size_t capacity_ = 0;
+};
+
+at::Tensor empty(const Type& t, at::Device d) {
+  const at::IntArrayRef sizes(t.dims.data(), t.dims.size());
+  const at::ScalarType s = to_scalar_type(t.dtype);
+  return d.is_cpu() ? at::Tensor(at::detail::empty_cpu(sizes, s)) : at::empty(sizes, at::TensorOptions().dtype(s).device(d));
+}
+
+std::vector<at::Tensor> run_plan(Sizes& s, Lease& f, std::vector<at::Tensor>* kept) {
+  const Plan& p = *s.plan;
+  std::vector<at::Tensor> outputs(p.num_outputs());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const int v = p.outputs()[i];
+    if (s.places[static_cast<size_t>(v)] == Place::kSlot) continue;
+    outputs[i] = empty(s.types[static_cast<size_t>(v)], p.device());
+    f->bind(p.base_of_output(i), const_cast<void*>(outputs[i].const_data_ptr()));
+  }
+  if (kept && s.kept_bytes > 0) {
+    kept->push_back(p.kept_pool()->tensor(s.kept_bytes));
+    f->bind(kKept, const_cast<void*>(kept->back().const_data_ptr()));
+  }
+  run(s, *f);
+  for (int i : s.slot_outputs) outputs[static_cast<size_t>(i)] = f->tensor(p.outputs()[static_cast<size_t>(i)]);
+  if (kept)
+    for (int v : s.kept_slots) kept->push_back(f->tensor(v));
+  return outputs;
+}
+
+void drop_slots(const Sizes& s, Lease& f) {
+  for (size_t v = 0; v < s.places.size(); ++v)
+    if (s.places[v] == Place::kSlot) f->drop(static_cast<int>(v));
+}
+
+bool has_slots(const Sizes& s) { return !s.slot_outputs.empty() || !s.kept_slots.empty() || s.any_slot; }
+
+/// Binds a contiguous tensor to input i of a plan.
+void bind_input(const Sizes& s, Lease& f, size_t i, const at::Tensor& t) {
+  if (s.places[i] == Place::kSlot) {
+    f->bind_slot(static_cast<int>(i), t);
+  } else {
+    f->bind(s.plan->base_of_input(i), const_cast<void*>(t.const_data_ptr()));
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Executable> Executable::make(std::unique_ptr<Graph> graph, const std::vector<std::string>& argument_weights) {
+  std::shared_ptr<Executable> e(new Executable);
+  e->graph_ = std::move(graph);
+  e->arg_weights_ = argument_weights;
+  for (const Value* v : e->graph_->inputs) e->arg_types_.push_back(v->type);
+  for (const std::string& name : argument_weights) {
+    const Value* v = e->graph_->find(name);
+    if (!v || v->producer) fail(ErrorKind::kModel, "plan", "no initializer \"" + name + "\" in the graph");
+    e->arg_types_.push_back(v->type);
+  }
+  std::string content = to_text(*e->graph_);
+  for (const std::string& name : argument_weights) content += "\n" + name;
+  e->handle_ = static_cast<int64_t>(std::hash<std::string>{}(content) >> 1);
+  std::lock_guard lock(registry_mutex);
+  auto& m = handles();
+  std::erase_if(m, [](const auto& entry) { return entry.second.expired(); });
+  while (m.contains(e->handle_)) ++e->handle_;
+  m[e->handle_] = e;
+  return e;
+}
+
+Executable::~Executable() = default;
+
+std::shared_ptr<Executable> Executable::from_handle(int64_t handle) {
+  std::lock_guard lock(registry_mutex);
+  const auto it = handles().find(handle);
+  auto e = it == handles().end() ? nullptr : it->second.lock();
+  if (!e) fail(ErrorKind::kModel, "call", "no executable of handle " + std::to_string(handle) + "; its module is gone");
+  return e;
+}
+
+std::shared_ptr<PlanPair> Executable::pair(const Mode& mode) {
+  std::lock_guard lock(mutex_);
+  for (auto& [m, p] : pairs_)
+    if (m == mode) return p;
+  auto p = std::make_shared<PlanPair>(*graph_, arg_weights_, mode);
+  pairs_.emplace_back(mode, p);
+  return p;
+}
+
+const Executable::Saved& Executable::saved(const Mode& mode) { return pair(mode)->saved(); }
+
+std::vector<int> Executable::updated_args(bool training) {
+  if (!training) return {};
+  return pair(Mode{{}, true})->updated();
+}
+
+Executable::Forward Executable::forward(at::TensorList args, const Mode& mode) {
+  const std::shared_ptr<PlanPair> pair_ = pair(mode);
+  if (args.size() != num_args())
+    fail(ErrorKind::kShape, "call", "wrong number of arguments: got " + std::to_string(args.size()) + ", expected " + std::to_string(num_args()));
+  const at::Device device = args.empty() ? at::Device(at::kCPU) : args[0].device();
+  SmallVec<size_t, 8> copied;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const at::Tensor& t = args[i];
+    if (t.device() != device)
+      fail(ErrorKind::kDevice, "call", "\"" + pair_->arg_names()[i] + "\" is on another device: got " + t.device().str() + ", expected " + device.str());
+    if (arg_types_[i].dtype != DType::kUndefined && to_scalar_type(arg_types_[i].dtype) != t.scalar_type())
+      fail(ErrorKind::kType, "call", "wrong element type of \"" + pair_->arg_names()[i] + "\": got " +
+           std::string(dtype_name(from_scalar_type(t.scalar_type()))) + ", expected " + std::string(dtype_name(arg_types_[i].dtype)));
+    if (!t.is_contiguous()) copied.push_back(i);
+  }
+  std::vector<at::Tensor> contiguous;
+  contiguous.reserve(copied.size());
+  const c10::OptionalDeviceGuard guard(device);
+  const std::shared_ptr<DevicePlans> plans = pair_->on(device);
+  const std::shared_ptr<Sizes> s = plans->find(args);
+  Lease f(*s);
+  for (size_t i = 0; i < args.size(); ++i)
+    if (args[i].is_contiguous()) bind_input(*s, f, i, args[i]);
+  for (size_t i : copied) {
+    contiguous.push_back(args[i].contiguous());
+    bind_input(*s, f, i, contiguous.back());
+  }
+  Forward r;
+  r.outputs = run_plan(*s, f, pair_->differentiable() ? &r.kept : nullptr);
+  if (has_slots(*s)) drop_slots(*s, f);
+  f.end();
+  return r;
+}
+
+std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
+                                             at::TensorList grads, at::IntArrayRef arg_dims, bool /*may_overwrite*/) {
+  const std::shared_ptr<PlanPair> pair_ = pair(mode);
+  std::vector<at::Tensor> result(num_args());
+  if (!pair_->differentiable()) return result;
+  at::Device device(at::kCPU);
+  for (at::TensorList l : {saved_args, saved_outputs, kept, grads})
+    for (const at::Tensor& t : l)
+      if (t.defined()) {
+        device = t.device();
+        break;
+      }
+  const c10::OptionalDeviceGuard guard(device);
+  const std::shared_ptr<DevicePlans> plans = pair_->on(device);
+  const std::shared_ptr<Sizes> fs = plans->find(arg_dims);
+  const std::vector<Source>& sources = plans->sources;
+  std::vector<at::Tensor> inputs(sources.size());
+  const size_t first_slot = fs->kept_bytes > 0 ? 1 : 0;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const Source& src = sources[i];
+    const auto k = static_cast<size_t>(src.index);
+    switch (src.kind) {
+      case Source::kSeed: inputs[i] = grads[k]; break;
+      case Source::kArg: inputs[i] = saved_args[k]; break;
+      case Source::kOutput: inputs[i] = saved_outputs[k]; break;
+      case Source::kKept: {
+        const auto it = std::find(fs->kept_slots.begin(), fs->kept_slots.end(), src.value);
+        if (it != fs->kept_slots.end()) inputs[i] = kept[first_slot + static_cast<size_t>(it - fs->kept_slots.begin())];
+        break;
+      }
+    }
+    if (inputs[i].defined() && !inputs[i].is_contiguous()) inputs[i] = inputs[i].contiguous();
+    if (src.kind == Source::kSeed && !inputs[i].defined()) {
+      const Type& t = fs->types[static_cast<size_t>(src.value)];
+      if (!t.is_static()) fail(ErrorKind::kGradient, "backward", "an output of data-dependent shape has no gradient");
+      inputs[i] = at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()), at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device));
+    }
+  }
+  const std::shared_ptr<Sizes> s = plans->backward_sizes(*fs, inputs);
+  Lease f(*s);
+  char* kept_base = fs->kept_bytes > 0 ? static_cast<char*>(const_cast<void*>(kept[0].const_data_ptr())) : nullptr;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (inputs[i].defined()) {
+      bind_input(*s, f, i, inputs[i]);
+    } else if (fs->places[static_cast<size_t>(sources[i].value)] == Place::kBase) {
+      f->bind(s->plan->base_of_input(i), kept_base + fs->operands[static_cast<size_t>(sources[i].value)].offset);
+    }
+  }
+  std::vector<at::Tensor> out = run_plan(*s, f, nullptr);
+  if (has_slots(*s)) drop_slots(*s, f);
+  f.end();
+  const std::vector<int>& reached = pair_->saved().reached;
+  for (size_t i = 0; i < reached.size(); ++i) result[static_cast<size_t>(reached[i])] = std::move(out[i]);
+  return result;
+}
+
+std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
+  const std::shared_ptr<PlanPair> p = pair(mode);
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [m, e] : joints_)
+      if (m == mode) return e;
+  }
+  std::vector<std::string> random;
+  auto g = p->joint_graph(random);
+  // Arguments in order: inputs and weights of this executable, seeds, random values; weights become inputs.
+  std::vector<Value*> inputs;
+  for (const std::string& name : p->arg_names()) {
+    Value* v = g->find(name);
+    if (!v) v = g->add_value(name, arg_types_[inputs.size()]);
+    std::erase(g->weights, v);
+    v->literal = nullptr;
+    inputs.push_back(v);
+  }
+  for (Value* v : g->inputs)
+    if (std::find(inputs.begin(), inputs.end(), v) == inputs.end()) inputs.push_back(v);
+  g->inputs = std::move(inputs);
+  auto e = make(std::move(g), {});
+  std::lock_guard lock(mutex_);
+  joints_.emplace_back(mode, e);
+  return e;
+}
+
+std::vector<at::Tensor> Executable::joint_masks(const Mode& mode, at::TensorList kept, at::IntArrayRef arg_dims) {
+  const std::shared_ptr<PlanPair> p = pair(mode);
+  std::vector<std::string> random;
+  p->joint_graph(random);
+  if (random.empty()) return {};
+  const at::Device device = kept[0].device();
+  const std::shared_ptr<DevicePlans> plans = p->on(device);
+  const std::shared_ptr<Sizes> fs = plans->find(arg_dims);
+  std::vector<at::Tensor> r;
+  for (const std::string& name : random) {
+    const int v = plans->forward->value_id(name);
+    const auto slot = std::find(fs->kept_slots.begin(), fs->kept_slots.end(), v);
+    if (slot != fs->kept_slots.end()) {
+      r.push_back(kept[(fs->kept_bytes > 0 ? 1 : 0) + static_cast<size_t>(slot - fs->kept_slots.begin())].clone());
+      continue;
+    }
+    const Type& t = fs->types[static_cast<size_t>(v)];
+    const at::IntArrayRef sizes(t.dims.data(), t.dims.size());
+    char* data = static_cast<char*>(const_cast<void*>(kept[0].const_data_ptr())) + fs->operands[static_cast<size_t>(v)].offset;
+    r.push_back(at::from_blob(data, sizes, at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device)).clone());
+  }
+  return r;
+}
+
+std::vector<Type> Executable::output_types(const std::vector<Type>& args, const Mode& mode) {
+  const std::shared_ptr<PlanPair> p = pair(mode);
+  const std::shared_ptr<DevicePlans> plans = p->on(at::kCPU);
+  const std::vector<Type> types = plans->forward->infer(args);
+  std::vector<Type> r;
+  for (size_t i = 0; i < p->n_outputs(); ++i) r.push_back(types[static_cast<size_t>(plans->forward->outputs()[i])]);
+  return r;
+}
+
+std::vector<Type> Executable::kept_types(const std::vector<Type>& args, const Mode& mode) {
+  const std::shared_ptr<PlanPair> p = pair(mode);
+  if (!p->differentiable()) return {};
+  const std::shared_ptr<DevicePlans> plans = p->on(at::kCPU);
+  return plans->forward->kept_types(args);
+}
+
+}  // namespace ortmod

@@ -1,0 +1,299 @@
+// Building the graphs of a mode, and finding the sizes of a call.
+#include "exec/pair.h"
+
+#include <ATen/core/Tensor.h>
+
+#include "exec/frame.h"
+#include "grad/build.h"
+#include "graph/mode.h"
+#include "passes/pass.h"
+
+namespace ortmod {
+namespace {
+
+std::vector<std::string> names_of(const std::vector<Value*>& values) {
+  std::vector<std::string> r;
+  for (const Value* v : values) r.push_back(v->name);
+  return r;
+}
+
+int index_of(const std::vector<std::string>& names, const std::string& name) {
+  const auto it = std::find(names.begin(), names.end(), name);
+  return it == names.end() ? -1 : static_cast<int>(it - names.begin());
+}
+
+/// Names of the arguments that some node of the graph reads.
+std::unordered_set<std::string> read_values(const Graph& g) {
+  std::unordered_set<std::string> r;
+  for (const Node* n : g.nodes())
+    for (const Value* v : n->inputs)
+      if (v) r.insert(v->name);
+  for (const Value* v : g.outputs) r.insert(v->name);
+  return r;
+}
+
+/// Removes nodes that no output depends on.
+void drop_dead(Graph& g) {
+  std::unordered_set<const Value*> wanted(g.outputs.begin(), g.outputs.end());
+  const std::vector<Node*> nodes = g.nodes();
+  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
+    bool any = false;
+    for (const Value* v : (*it)->outputs) any = any || (v && wanted.contains(v));
+    if (any) {
+      for (const Value* v : (*it)->inputs)
+        if (v) wanted.insert(v);
+    } else {
+      g.remove(*it);
+    }
+  }
+  g.compact();
+}
+
+void optimise_for(Graph& g, const std::vector<std::string>& arguments) {
+  PassContext context;
+  for (const std::string& name : arguments)
+    if (const Value* v = g.find(name)) context.variable.insert(v);
+  optimise(g, context);
+}
+
+}  // namespace
+
+PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weights, Mode mode)
+    : mode_(std::move(mode)), arg_names_(names_of(base.inputs)), arg_weights_(arg_weights) {
+  arg_names_.insert(arg_names_.end(), arg_weights.begin(), arg_weights.end());
+  base_outputs_ = base.outputs.size();
+  auto g = base.clone();
+  const std::vector<BufferUpdate> updates = set_training(*g, mode_.training);
+  for (const BufferUpdate& u : updates) {
+    const int arg = index_of(arg_names_, u.weight->name);
+    if (arg < 0) continue;
+    updated_.push_back(arg);
+    g->outputs.push_back(u.new_value);
+  }
+  n_outputs_ = g->outputs.size();
+  output_names_ = names_of(g->outputs);
+  if (std::find(mode_.needs.begin(), mode_.needs.end(), true) != mode_.needs.end()) {
+    differentiate_base(std::move(g));
+  } else {
+    forward_ = std::move(g);
+  }
+  drop_dead(*forward_);
+  optimise_for(*forward_, arg_weights_);
+  if (backward_) optimise_for(*backward_, {});
+}
+
+void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
+  std::vector<std::string> wanted;
+  std::vector<int> wanted_args;
+  for (size_t i = 0; i < mode_.needs.size(); ++i)
+    if (mode_.needs[i]) {
+      wanted.push_back(arg_names_[i]);
+      wanted_args.push_back(static_cast<int>(i));
+    }
+  const std::vector<Reach> reach = explain_reach(*g, wanted);
+  GradientOptions options;
+  for (size_t i = 0; i < reach.size(); ++i)
+    if (reach[i].reached) {
+      options.wrt.push_back(wanted[i]);
+      saved_.reached.push_back(wanted_args[i]);
+    }
+  if (options.wrt.empty()) {
+    forward_ = std::move(g);
+    return;
+  }
+  // The gradients of new running statistics are never asked for.
+  std::vector<Value*> outputs = g->outputs;
+  g->outputs.resize(base_outputs_);
+  Joint probe = differentiate(*g, options);
+  options.outputs = probe.outputs;
+  g->outputs = std::move(outputs);
+  Joint j = n_outputs_ == base_outputs_ ? std::move(probe) : differentiate(*g, options);
+  wrt_ = j.wrt;
+  seeds_ = j.outputs;
+  for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(output_names_, s));
+  Split s = split(j, arg_weights_);
+  kept_ = std::move(s.kept);
+  reads_ = std::move(s.reads);
+  forward_ = std::move(s.forward);
+  backward_ = std::move(s.backward);
+  for (const std::string& name : reads_) {
+    const int arg = index_of(arg_names_, name);
+    if (arg >= 0) {
+      saved_.args.push_back(arg);
+    } else {
+      saved_.outputs.push_back(index_of(output_names_, name));
+    }
+  }
+  joint_ = std::move(j.graph);
+  joint_->outputs.erase(joint_->outputs.begin(), joint_->outputs.begin() + static_cast<std::ptrdiff_t>(n_outputs_));
+  drop_dead(*joint_);
+  const auto used = read_values(*joint_);
+  for (size_t i = 0; i < arg_names_.size(); ++i)
+    if (used.contains(arg_names_[i])) saved_.joint_args.push_back(static_cast<int>(i));
+}
+
+std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) const {
+  auto g = joint_->clone();
+  const std::vector<Node*> nodes = g->nodes();
+  for (Node* n : nodes) {
+    const OpDef* def = find_op(*n);
+    if (!def || !def->random) continue;
+    const std::vector<Value*> outputs = n->outputs;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (!outputs[i] || index_of(kept_, outputs[i]->name) < 0) continue;
+      const std::string name = outputs[i]->name;
+      g->rename(outputs[i], name + "_drawn");
+      Value* in = g->add_input(name, outputs[i]->type);
+      g->replace_uses(outputs[i], in);
+      random.push_back(name);
+    }
+  }
+  drop_dead(*g);
+  return g;
+}
+
+std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
+  const std::string key = d.str();
+  std::lock_guard lock(mutex_);
+  auto& slot = devices_[key];
+  if (slot) return slot;
+  auto f = Plan::make(forward_->clone(), n_outputs_, arg_names_, d);
+  std::shared_ptr<Plan> b;
+  std::vector<Source> sources;
+  if (backward_) {
+    std::vector<std::string> inputs = names_of(backward_->inputs);
+    b = Plan::make(backward_->clone(), backward_->outputs.size(), inputs, d);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      Source s{};
+      std::string forward_name = inputs[i];
+      if (i < seeds_.size()) {
+        s = {Source::kSeed, index_of(output_names_, seeds_[i]), 0};
+        forward_name = seeds_[i];
+      } else if (i < seeds_.size() + kept_.size()) {
+        s = {Source::kKept, static_cast<int>(i - seeds_.size()), 0};
+      } else {
+        const int arg = index_of(arg_names_, inputs[i]);
+        if (arg >= 0) {
+          s = {Source::kArg, static_cast<int>(std::find(saved_.args.begin(), saved_.args.end(), arg) - saved_.args.begin()), 0};
+        } else {
+          const int o = index_of(output_names_, inputs[i]);
+          s = {Source::kOutput, static_cast<int>(std::find(saved_.outputs.begin(), saved_.outputs.end(), o) - saved_.outputs.begin()), 0};
+        }
+      }
+      if (s.kind == Source::kSeed || s.kind == Source::kOutput) {
+        s.value = f->outputs()[static_cast<size_t>(s.kind == Source::kSeed ? s.index : saved_.outputs[static_cast<size_t>(s.index)])];
+      } else if (s.kind == Source::kKept) {
+        s.value = f->outputs()[n_outputs_ + static_cast<size_t>(s.index)];
+      } else {
+        s.value = f->value_id(forward_name);
+      }
+      sources.push_back(s);
+    }
+  }
+  slot = std::make_shared<DevicePlans>(std::move(f), std::move(b));
+  slot->sources = std::move(sources);
+  return slot;
+}
+
+bool DevicePlans::matches(const Sizes& s, at::TensorList args) const {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const at::IntArrayRef d = args[i].sizes();
+    const Dims& e = s.types[i].dims;
+    if (d.size() != e.size() || !std::equal(d.begin(), d.end(), e.begin())) return false;
+  }
+  return true;
+}
+
+std::shared_ptr<Sizes> DevicePlans::find(at::TensorList args) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!recent_.empty() && matches(*recent_.front().second, args)) return recent_.front().second;
+  }
+  std::vector<int64_t> key;
+  key.reserve(args.size() * 4);
+  for (const at::Tensor& a : args) {
+    key.push_back(a.dim());
+    key.insert(key.end(), a.sizes().begin(), a.sizes().end());
+  }
+  return find_key(std::move(key));
+}
+
+std::shared_ptr<Sizes> DevicePlans::find(at::IntArrayRef arg_dims) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!recent_.empty() && at::IntArrayRef(recent_.front().first) == arg_dims) return recent_.front().second;
+  }
+  return find_key(arg_dims.vec());
+}
+
+std::shared_ptr<Sizes> DevicePlans::find_key(std::vector<int64_t> key) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto it = by_key_.find(key);
+    if (it != by_key_.end()) {
+      recent_.splice(recent_.begin(), recent_, it->second);
+      return recent_.front().second;
+    }
+  }
+  auto s = make(key);
+  std::lock_guard lock(mutex_);
+  const auto it = by_key_.find(key);
+  if (it != by_key_.end()) return it->second->second;
+  recent_.emplace_front(key, s);
+  by_key_.emplace(std::move(key), recent_.begin());
+  if (recent_.size() > kMaxSizes) {
+    by_key_.erase(recent_.back().first);
+    recent_.pop_back();
+  }
+  return s;
+}
+
+std::shared_ptr<Sizes> DevicePlans::make(const std::vector<int64_t>& key) const {
+  std::vector<Type> types;
+  size_t at = 0;
+  std::unordered_map<Dim, int64_t> symbols;
+  for (size_t i = 0; i < forward->num_inputs(); ++i) {
+    const auto rank = static_cast<size_t>(key[at++]);
+    const Type& declared = forward->input_type(i);
+    const Dims d(key.begin() + static_cast<std::ptrdiff_t>(at), key.begin() + static_cast<std::ptrdiff_t>(at + rank));
+    at += rank;
+    bool ok = !declared.has_rank || declared.dims.size() == rank;
+    for (size_t k = 0; ok && declared.has_rank && k < rank; ++k) {
+      const Dim e = declared.dims[k];
+      if (is_known(e)) ok = e == d[k];
+      else if (e != kAnyDim && dim_expr(e).op == 'n') ok = symbols.try_emplace(e, d[k]).first->second == d[k];
+    }
+    if (!ok)
+      fail(ErrorKind::kShape, "call", "wrong shape of \"" + forward->input_name(i) + "\": got " + to_string(d) + ", expected " + to_string(declared.dims));
+    types.emplace_back(declared.dtype, d);
+  }
+  return forward->size(types, std::vector<const HostInts*>(types.size()));
+}
+
+std::shared_ptr<Sizes> DevicePlans::backward_sizes(Sizes& fs, const std::vector<at::Tensor>& inputs) {
+  {
+    std::lock_guard lock(fs.mutex);
+    if (fs.backward) return fs.backward;
+  }
+  std::vector<Type> types;
+  std::vector<const HostInts*> ints;
+  bool dynamic = false;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    Type t = fs.types[static_cast<size_t>(sources[i].value)];
+    const HostInts* h = sources[i].kind == Source::kKept ? fs.host(sources[i].value) : nullptr;
+    if (h && std::any_of(h->v.begin(), h->v.end(), [](Dim d) { return is_symbolic(d); })) h = nullptr;
+    if (!t.is_static()) {
+      dynamic = true;
+      if (inputs[i].defined()) t.dims = Dims(inputs[i].sizes().begin(), inputs[i].sizes().end()), t.has_rank = true;
+    }
+    types.push_back(std::move(t));
+    ints.push_back(h);
+  }
+  auto s = backward->size(types, ints);
+  if (dynamic) return s;
+  std::lock_guard lock(fs.mutex);
+  if (!fs.backward) fs.backward = s;
+  return fs.backward;
+}
+
+}  // namespace ortmod
