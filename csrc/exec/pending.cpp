@@ -9,6 +9,10 @@ namespace ortmod {
 __attribute__((weak)) std::vector<PassReport> optimise(Graph&, const PassContext&, std::span<const std::string_view>) { return {}; }
 __attribute__((weak)) std::vector<BufferUpdate> set_training(Graph&, bool) { return {}; }
 __attribute__((weak)) void canonicalise(Graph&) {}
+__attribute__((weak)) void infer_all(Graph& g) {
+  for (Node* n : g.order()) infer_node(*n);
+}
+__attribute__((weak)) void check_supported(const Graph&) {}
 __attribute__((weak)) void prepare(Graph& g) {
   for (Node* n : g.order()) infer_node(*n);
 }
