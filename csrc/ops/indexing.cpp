@@ -1,0 +1,114 @@
+// What the view, index and scatter families share.
+#include "ops/indexing.h"
+
+namespace ortmod {
+
+const std::vector<int64_t>* int_list(const Node& n, std::string_view key) {
+  const Attr* a = n.find(key);
+  return a ? std::get_if<std::vector<int64_t>>(a) : nullptr;
+}
+
+bool is_plain(const HostInts* h) {
+  if (!h) return false;
+  for (Dim d : h->v)
+    if (is_symbolic(d)) return false;
+  return true;
+}
+
+void pass_ints(Infer& c, const Dims& dims) {
+  const HostInts* h = c.ints(0);
+  if (h && numel(dims) == static_cast<Dim>(h->v.size())) c.out_ints(0, {dims, h->v});
+}
+
+std::optional<Dim> equal_dim(Dim a, Dim b) {
+  if (is_known(a)) return is_known(b) && a != b ? std::nullopt : std::optional<Dim>(a);
+  return is_known(b) || a == kAnyDim ? b : a;
+}
+
+Grads only_first(const Grad& g, Expr e) {
+  Grads r(g.num_inputs());
+  r[0] = e;
+  return r;
+}
+
+Attrs copy_attrs(const Node& n, std::initializer_list<std::string_view> keys) {
+  Attrs r;
+  for (std::string_view k : keys)
+    if (const Attr* a = n.find(k)) r.emplace_back(k, *a);
+  return r;
+}
+
+Expr dims_of(Expr x, const std::vector<int64_t>& axes) {
+  if (axes.empty()) return x.builder().ints({});
+  std::vector<int64_t> known;
+  for (int64_t a : axes) {
+    const Dim d = x.rank() < 0 ? kAnyDim : x.type().dims[static_cast<size_t>(a)];
+    if (!is_known(d)) return gather(shape(x), x.builder().ints(axes), 0);
+    known.push_back(d);
+  }
+  return x.builder().ints(known);
+}
+
+Expr zeros(Expr shape, DType t) {
+  Builder& b = shape.builder();
+  if (b.opset() < 9) return expand(b.scalar(0, t), shape);
+  return b.op("ConstantOfShape", {shape}, {{"value", Literal::scalar(t, 0, Dims{1})}});
+}
+
+namespace {
+
+std::optional<std::vector<int64_t>> known_ints(Expr e) {
+  const Value* v = e.value();
+  if (v->is_constant()) return v->literal->to_ints();
+  if (!v->host || !is_plain(v->host.get())) return std::nullopt;
+  return std::vector<int64_t>(v->host->v.begin(), v->host->v.end());
+}
+
+[[noreturn]] void too_old(const Builder& b, const std::string& what, int opset) {
+  fail(ErrorKind::kGradient, "differentiate",
+       what + " at run time needs opset " + std::to_string(opset) + ": got " + std::to_string(b.opset()) + "; use opset=\"upgrade\"");
+}
+
+}  // namespace
+
+Expr iota(Expr n) {
+  Builder& b = n.builder();
+  if (b.opset() >= 11) return b.op("Range", {b.int_scalar(0), squeeze(n, {0}), b.int_scalar(1)});
+  if (const auto k = known_ints(n)) {
+    std::vector<int64_t> r(static_cast<size_t>(k->at(0)));
+    for (size_t i = 0; i < r.size(); ++i) r[i] = static_cast<int64_t>(i);
+    return b.ints(r);
+  }
+  if (b.opset() < 9) too_old(b, "counting to a size known", 9);
+  const Expr ones = b.op("ConstantOfShape", {n}, {{"value", Literal::scalar(DType::kInt64, 1, Dims{1})}});
+  return squeeze(b.op("NonZero", {ones}), {0});
+}
+
+Expr index_image(Expr shape) {
+  const Expr all = zeros(shape, DType::kInt64);
+  return reshape(iota(reshape(size(all), std::vector<int64_t>{1})), shape);
+}
+
+Expr one_hot(Expr indices, Expr depth, int64_t axis, DType t) {
+  Builder& b = indices.builder();
+  const Expr i = cast(indices, DType::kInt64);
+  if (axis < 0) axis += i.rank() + 1;
+  std::vector<int64_t> column(static_cast<size_t>(i.rank() - axis) + 1, 1);
+  column[0] = -1;
+  const Expr wrapped = b.opset() >= 9 ? where(less(i, b.int_scalar(0)), i + squeeze(depth, {0}), i) : i;
+  if (b.opset() < 9 && !known_ints(depth)) too_old(b, "an index into a size known", 9);
+  return cast(equal(unsqueeze(wrapped, {axis}), reshape(iota(depth), column)), t);
+}
+
+Expr scatter_rows(Expr indices, Expr updates, Expr shape) {
+  Builder& b = updates.builder();
+  const Expr i = cast(indices, DType::kInt64);
+  if (b.opset() >= 16)
+    return b.op("ScatterND", {zeros(shape, updates.dtype()), unsqueeze(i, {i.rank()}), updates}, {{"reduction", std::string("add")}});
+  const int64_t q = i.rank();
+  const Expr n = slice(shape, {0}, {1}, {0});
+  const Expr hot = one_hot(flatten_all(i), n, 0, updates.dtype());
+  return reshape(matmul(hot, b.op("Flatten", {updates}, {{"axis", q}})), shape);
+}
+
+}  // namespace ortmod
