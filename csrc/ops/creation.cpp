@@ -114,7 +114,8 @@ void range_infer(Infer& c) {
       const Dim span = dim_sub(limit, start);
       return c.out(0, t, {delta == 1 ? span : dim_div(dim_add(span, delta - 1), delta)});
     }
-    const Dim n = delta > 0 ? (limit > start ? (limit - start - 1) / delta + 1 : 0) : (start > limit ? (start - limit - 1) / -delta + 1 : 0);
+    const Dim n = delta > 0 ? (limit > start ? (limit - start - 1) / delta + 1 : 0)
+                            : (start > limit ? (start - limit - 1) / -delta + 1 : 0);
     if (is_small(n)) {
       HostInts o{{n}, {}};
       for (Dim i = 0; i < n; ++i) o.v.push_back(start + i * delta);
@@ -134,7 +135,8 @@ Kernel range_kernel(const Node&) {
     if (is_integer(t)) {
       const int64_t start = c.ints(0).at(0), limit = c.ints(1).at(0), delta = c.ints(2).at(0);
       if (delta == 0) c.fail("delta is zero", 2);
-      const int64_t n = delta > 0 ? (limit > start ? (limit - start - 1) / delta + 1 : 0) : (start > limit ? (start - limit - 1) / -delta + 1 : 0);
+      const int64_t n = delta > 0 ? (limit > start ? (limit - start - 1) / delta + 1 : 0)
+                                  : (start > limit ? (start - limit - 1) / -delta + 1 : 0);
       y = at::arange(n, at::TensorOptions(at::kLong).device(c.device())).mul_(delta).add_(start);
     } else {
       const double start = c.number(0), limit = c.number(1), delta = c.number(2);
@@ -178,7 +180,8 @@ Kernel eye_kernel(const Node& n) {
   };
 }
 
-// ---- Window functions of `size` samples: a0 - a1 cos(2 pi n / N) + a2 cos(4 pi n / N), N = size or, symmetric, size - 1
+// ---- Window functions of `size` samples: a0 - a1 cos(2 pi n / N) + a2 cos(4 pi n / N), N = size or, symmetric, size -
+// 1
 
 void window_infer(Infer& c) {
   const DType t = static_cast<DType>(c.node.attr("output_datatype", static_cast<int64_t>(DType::kFloat)));
@@ -194,7 +197,8 @@ constexpr Cosines kHann{0.5, 0.5, 0}, kHamming{25.0 / 46.0, 21.0 / 46.0, 0}, kBl
 template <Cosines kTerms>
 Kernel window_kernel(const Node& n) {
   const bool periodic = n.attr("periodic", 1) != 0;
-  const at::ScalarType type = to_scalar_type(static_cast<DType>(n.attr("output_datatype", static_cast<int64_t>(DType::kFloat))));
+  const at::ScalarType type =
+      to_scalar_type(static_cast<DType>(n.attr("output_datatype", static_cast<int64_t>(DType::kFloat))));
   return [=](Call& c) {
     const int64_t size = c.ints(0).at(0), period = periodic ? size : size - 1;
     at::Tensor y = at::empty({size}, at::kDouble);
@@ -213,12 +217,24 @@ OpTable creation_ops() {
   return {
       {.name = "Shape", .infer = shape_infer, .kernel = shape_kernel, .grad = no_grad, .shape_inputs = 1},
       {.name = "Size", .infer = size_infer, .kernel = size_kernel, .grad = no_grad, .shape_inputs = 1},
-      {.name = "ConstantOfShape", .infer = constant_infer, .kernel = constant_kernel, .grad = no_grad, .host_inputs = 1},
+      {.name = "ConstantOfShape",
+       .infer = constant_infer,
+       .kernel = constant_kernel,
+       .grad = no_grad,
+       .host_inputs = 1},
       {.name = "Range", .infer = range_infer, .kernel = range_kernel, .grad = range_grad, .host_inputs = 0b111},
       {.name = "EyeLike", .infer = eye_infer, .kernel = eye_kernel, .grad = no_grad, .shape_inputs = 1},
       {.name = "HannWindow", .infer = window_infer, .kernel = window_kernel<kHann>, .grad = no_grad, .host_inputs = 1},
-      {.name = "HammingWindow", .infer = window_infer, .kernel = window_kernel<kHamming>, .grad = no_grad, .host_inputs = 1},
-      {.name = "BlackmanWindow", .infer = window_infer, .kernel = window_kernel<kBlackman>, .grad = no_grad, .host_inputs = 1},
+      {.name = "HammingWindow",
+       .infer = window_infer,
+       .kernel = window_kernel<kHamming>,
+       .grad = no_grad,
+       .host_inputs = 1},
+      {.name = "BlackmanWindow",
+       .infer = window_infer,
+       .kernel = window_kernel<kBlackman>,
+       .grad = no_grad,
+       .host_inputs = 1},
   };
 }
 

@@ -24,7 +24,8 @@ void gather_infer(Infer& c) {
   const HostInts *h = c.ints(0), *k = c.ints(1);
   if (k && is_known(x[a]))
     for (Dim e : k->v)
-      if (!is_symbolic(e) && (e < -x[a] || e >= x[a])) c.fail("index out of range: got " + std::to_string(e) + " for size " + std::to_string(x[a]), 1);
+      if (!is_symbolic(e) && (e < -x[a] || e >= x[a]))
+        c.fail("index out of range: got " + std::to_string(e) + " for size " + std::to_string(x[a]), 1);
   if (h && k && x.size() == 1 && is_plain(k)) {
     HostInts o{to, {}};
     const Dim n = static_cast<Dim>(h->v.size());
@@ -52,7 +53,9 @@ Kernel gather_kernel(const Node& n) {
   };
 }
 
-Grads gather_grad(const Grad& g) { return only_first(g, fused("GatherGrad", {g.dy(), g.x(1), g.x(0)}, {{"axis", g.attr("axis", 0)}})); }
+Grads gather_grad(const Grad& g) {
+  return only_first(g, fused("GatherGrad", {g.dy(), g.x(1), g.x(0)}, {{"axis", g.attr("axis", 0)}}));
+}
 
 // ---- GatherGrad(dy, indices, x): adds slices of dy at the indices; only the shape of x is read
 
@@ -77,7 +80,8 @@ Grads gather_grad_body(const Grad& g) {
   const int64_t r = g.rank(2), q = g.rank(1);
   int64_t a = g.attr("axis", 0);
   if (a < 0) a += r;
-  std::vector<int64_t> front = {a}, move, back;  // x with the axis first; dy with the index axes first; the first undone
+  std::vector<int64_t> front = {a}, move,
+                       back;  // x with the axis first; dy with the index axes first; the first undone
   for (int64_t k = 0; k < r; ++k)
     if (k != a) front.push_back(k);
   for (int64_t k = 0; k < q; ++k) move.push_back(a + k);
@@ -98,7 +102,9 @@ void gather_elements_infer(Infer& c) {
   if (c.ranked(0)) {
     c.axis(c.node.attr("axis", 0), c.rank(0));
     if (c.ranked(1) && c.rank(0) != c.rank(1))
-      c.fail("data and indices have different ranks: got " + std::to_string(c.rank(1)) + ", expected " + std::to_string(c.rank(0)), 1);
+      c.fail("data and indices have different ranks: got " + std::to_string(c.rank(1)) + ", expected " +
+                 std::to_string(c.rank(0)),
+             1);
   }
   if (!c.ranked(1)) return c.out_unranked(0, t);
   c.out(0, t, c.dims(1));
@@ -138,13 +144,16 @@ Grads gather_elements_grad_body(const Grad& g) {
   const bool unique = g.attr("unique", 0) != 0;
   if (b.opset() >= 16 && !unique)
     return {b.op("ScatterElements", {zeros_like(x), g.x(1), dy}, {{"axis", a}, {"reduction", std::string("add")}})};
-  if (b.opset() >= 9 && unique) return {b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter", {zeros_like(x), g.x(1), dy}, {{"axis", a}})};
+  if (b.opset() >= 9 && unique)
+    return {b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter", {zeros_like(x), g.x(1), dy}, {{"axis", a}})};
   // sum over the picks m of [index_m = j] dy_m; the other axes of the indices may be shorter than those of x
   const Expr hot = one_hot(g.x(1), dim(x, a), a, dy.dtype());
   const Expr y = reduce_sum(hot * unsqueeze(dy, {a}), {a + 1}, false);
   const Dims &from = dy.type().dims, &to = x.type().dims;
   bool equal = dy.type().has_rank;
-  for (int64_t i = 0; equal && i < r; ++i) equal = i == a || (from[static_cast<size_t>(i)] == to[static_cast<size_t>(i)] && to[static_cast<size_t>(i)] != kAnyDim);
+  for (int64_t i = 0; equal && i < r; ++i)
+    equal =
+        i == a || (from[static_cast<size_t>(i)] == to[static_cast<size_t>(i)] && to[static_cast<size_t>(i)] != kAnyDim);
   if (equal) return {y};
   if (b.opset() < 11) g.fail("indices shorter than the data need opset 11", "use opset=\"upgrade\"");
   std::vector<int64_t> none(static_cast<size_t>(r), 0);
@@ -163,10 +172,13 @@ void gather_nd_infer(Infer& c) {
   const Dims &x = c.dims(0), &i = c.dims(1);
   const int64_t b = c.node.attr("batch_dims", 0), q = c.rank(1), r = c.rank(0);
   if (q < 1 || r < 1) c.fail("expected ranks of 1 or more: got " + to_string(x) + " and " + to_string(i), 1);
-  if (b < 0 || b >= std::min(q, r)) c.fail("batch_dims out of range: got " + std::to_string(b) + " for ranks " + std::to_string(r) + " and " + std::to_string(q));
+  if (b < 0 || b >= std::min(q, r))
+    c.fail("batch_dims out of range: got " + std::to_string(b) + " for ranks " + std::to_string(r) + " and " +
+           std::to_string(q));
   const Dim k = i.back();
   if (!is_known(k)) return c.out_unranked(0, t);
-  if (k < 1 || b + k > r) c.fail("an index has " + std::to_string(k) + " entries, expected 1 to " + std::to_string(r - b), 1);
+  if (k < 1 || b + k > r)
+    c.fail("an index has " + std::to_string(k) + " entries, expected 1 to " + std::to_string(r - b), 1);
   Dims to(i.begin(), i.end() - 1);
   for (int64_t n = 0; n < b; ++n) {
     const auto e = equal_dim(x[static_cast<size_t>(n)], i[static_cast<size_t>(n)]);
@@ -203,7 +215,8 @@ Kernel gather_nd_grad_kernel(const Node& n) {
     at::Tensor& y = c.out(0);
     if (y.sizes() != shape) y.resize_(shape);
     y.zero_();
-    if (c.in(0).numel()) y.view({rows.count, rows.width}).index_add_(0, rows.index, c.in(0).view({rows.index.numel(), rows.width}));
+    if (c.in(0).numel())
+      y.view({rows.count, rows.width}).index_add_(0, rows.index, c.in(0).view({rows.index.numel(), rows.width}));
   };
 }
 
@@ -255,7 +268,8 @@ Kernel extractor_kernel(const Node&) {
 
 Grads extractor_grad(const Grad& g) {
   const Expr dy = g.rank() == 1 ? squeeze(g.dy(), {0}) : g.dy();
-  return only_first(g, fused("GatherGrad", {dy, flatten_all(g.x(1)), g.x(0)}, {{"axis", static_cast<int64_t>(g.rank() - 1)}}));
+  return only_first(
+      g, fused("GatherGrad", {dy, flatten_all(g.x(1)), g.x(0)}, {{"axis", static_cast<int64_t>(g.rank() - 1)}}));
 }
 
 }  // namespace
@@ -270,7 +284,10 @@ OpTable gather_ops() {
        .grad = gather_grad_grad,
        .body = gather_grad_body,
        .shape_inputs = 0b100},
-      {.name = "GatherElements", .infer = gather_elements_infer, .kernel = gather_elements_kernel, .grad = gather_elements_grad},
+      {.name = "GatherElements",
+       .infer = gather_elements_infer,
+       .kernel = gather_elements_kernel,
+       .grad = gather_elements_grad},
       {.name = "GatherElementsGrad",
        .domain = "ortmod",
        .infer = like_third,
@@ -286,7 +303,11 @@ OpTable gather_ops() {
        .grad = gather_nd_grad_grad,
        .body = gather_nd_grad_body,
        .shape_inputs = 0b100},
-      {.name = "ArrayFeatureExtractor", .domain = "ai.onnx.ml", .infer = extractor_infer, .kernel = extractor_kernel, .grad = extractor_grad},
+      {.name = "ArrayFeatureExtractor",
+       .domain = "ai.onnx.ml",
+       .infer = extractor_infer,
+       .kernel = extractor_kernel,
+       .grad = extractor_grad},
   };
 }
 

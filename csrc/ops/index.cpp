@@ -1,4 +1,5 @@
-// Operators: selections whose indices come from values or masks (Trilu, TopK, ReverseSequence, Compress, NonZero, Unique).
+// Operators: selections whose indices come from values or masks (Trilu, TopK, ReverseSequence, Compress, NonZero,
+// Unique).
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -21,8 +22,10 @@ Kernel trilu_kernel(const Node& n) {
   return [upper = n.attr("upper", 1) != 0](Call& c) {
     const int64_t k = c.has(1) ? c.ints(1).at(0) : 0, far = c.in().size(-1) + c.in().size(-2);
     const int64_t diagonal = std::clamp(k, -far, far);
-    if (upper) at::triu_out(c.out(0), c.in(), diagonal);
-    else at::tril_out(c.out(0), c.in(), diagonal);
+    if (upper)
+      at::triu_out(c.out(0), c.in(), diagonal);
+    else
+      at::tril_out(c.out(0), c.in(), diagonal);
   };
 }
 
@@ -42,8 +45,10 @@ void top_k_infer(Infer& c) {
   }
   const size_t a = static_cast<size_t>(c.axis(c.node.attr("axis", -1), c.rank()));
   Dim k = kAnyDim;
-  if (c.version() < 10) k = c.node.attr("k", 0);
-  else if (const HostInts* h = c.ints(1); h && h->v.size() == 1) k = h->v[0];
+  if (c.version() < 10)
+    k = c.node.attr("k", 0);
+  else if (const HostInts* h = c.ints(1); h && h->v.size() == 1)
+    k = h->v[0];
   if (k < 0 && !is_symbolic(k)) c.fail("k is negative: got " + std::to_string(k), 1);
   if (is_known(k) && is_known(c.dims()[a]) && k > c.dims()[a])
     c.fail("k is larger than the axis: got " + std::to_string(k) + " for size " + std::to_string(c.dims()[a]), 0);
@@ -55,12 +60,14 @@ void top_k_infer(Infer& c) {
 
 /// A stable sort: of equal values the lower index comes first.
 Kernel top_k_kernel(const Node& n) {
-  return [axis = n.attr("axis", -1), largest = n.attr("largest", 1) != 0, attr = n.version < 10, count = n.attr("k", 0)](Call& c) {
+  return [axis = n.attr("axis", -1), largest = n.attr("largest", 1) != 0, attr = n.version < 10,
+          count = n.attr("k", 0)](Call& c) {
     const at::Tensor& x = c.in();
     const auto a = wrap_axis(axis, x.dim());
     if (!a) c.fail("axis out of range: got " + std::to_string(axis) + " for rank " + std::to_string(x.dim()), 0);
     const int64_t k = attr ? count : c.ints(1).at(0);
-    if (k < 0 || k > x.size(*a)) c.fail("k is larger than the axis: got " + std::to_string(k) + " for size " + std::to_string(x.size(*a)), 1);
+    if (k < 0 || k > x.size(*a))
+      c.fail("k is larger than the axis: got " + std::to_string(k) + " for size " + std::to_string(x.size(*a)), 1);
     const auto [values, indices] = at::sort(x, true, *a, largest);
     c.set(0, values.narrow(*a, 0, k));
     c.set(1, indices.narrow(*a, 0, k));
@@ -69,7 +76,8 @@ Kernel top_k_kernel(const Node& n) {
 
 Grads top_k_grad(const Grad& g) {
   if (!g.dy(0)) return Grads(g.num_inputs());
-  return only_first(g, fused("GatherElementsGrad", {g.dy(0), g.y(1), g.x()}, {{"axis", g.attr("axis", -1)}, {"unique", int64_t{1}}}));
+  return only_first(
+      g, fused("GatherElementsGrad", {g.dy(0), g.y(1), g.x()}, {{"axis", g.attr("axis", -1)}, {"unique", int64_t{1}}}));
 }
 
 // ---- ReverseSequence
@@ -78,9 +86,12 @@ void reverse_infer(Infer& c) {
   if (c.ranked()) {
     if (c.rank() < 2) c.fail("expected an input of rank 2 or more: got " + to_string(c.dims()), 0);
     const int64_t b = c.axis(c.node.attr("batch_axis", 1), c.rank()), t = c.axis(c.node.attr("time_axis", 0), c.rank());
-    if (b + t != 1) c.fail("batch_axis and time_axis must be 0 and 1: got " + std::to_string(b) + " and " + std::to_string(t));
+    if (b + t != 1)
+      c.fail("batch_axis and time_axis must be 0 and 1: got " + std::to_string(b) + " and " + std::to_string(t));
     if (c.ranked(1) && (c.rank(1) != 1 || !equal_dim(c.dims(1)[0], c.dims()[static_cast<size_t>(b)])))
-      c.fail("sequence_lens must have one entry per sample: got " + to_string(c.dims(1)) + ", data " + to_string(c.dims()), 1);
+      c.fail(
+          "sequence_lens must have one entry per sample: got " + to_string(c.dims(1)) + ", data " + to_string(c.dims()),
+          1);
   }
   c.same_as(0);
 }
@@ -102,7 +113,8 @@ Kernel reverse_kernel(const Node& n) {
 }
 
 Grads reverse_grad(const Grad& g) {
-  return only_first(g, g.builder().op("ReverseSequence", {g.dy(), g.x(1)}, copy_attrs(g.node(), {"batch_axis", "time_axis"})));
+  return only_first(
+      g, g.builder().op("ReverseSequence", {g.dy(), g.x(1)}, copy_attrs(g.node(), {"batch_axis", "time_axis"})));
 }
 
 // ---- Compress
@@ -124,15 +136,20 @@ Kernel compress_kernel(const Node& n) {
     const at::Tensor x = flat ? c.in().view({-1}) : c.in();
     const int64_t a = axis < 0 ? axis + x.dim() : axis;
     const at::Tensor i = c.in(1).to(at::kBool).nonzero().view({-1});
-    if (c.in(1).size(0) > x.size(a)) c.fail("the condition is longer than the axis: got " + std::to_string(c.in(1).size(0)) + " for size " + std::to_string(x.size(a)), 1);
+    if (c.in(1).size(0) > x.size(a))
+      c.fail("the condition is longer than the axis: got " + std::to_string(c.in(1).size(0)) + " for size " +
+                 std::to_string(x.size(a)),
+             1);
     c.set(0, x.index_select(a, i));
   };
 }
 
 Grads compress_grad(const Grad& g) {
   const Expr picked = squeeze(g.builder().op("NonZero", {g.x(1)}), {0});
-  if (g.node().has("axis")) return only_first(g, fused("GatherGrad", {g.dy(), picked, g.x()}, {{"axis", g.attr("axis", 0)}}));
-  return only_first(g, reshape_like(fused("GatherGrad", {g.dy(), picked, flatten_all(g.x())}, {{"axis", int64_t{0}}}), g.x()));
+  if (g.node().has("axis"))
+    return only_first(g, fused("GatherGrad", {g.dy(), picked, g.x()}, {{"axis", g.attr("axis", 0)}}));
+  return only_first(
+      g, reshape_like(fused("GatherGrad", {g.dy(), picked, flatten_all(g.x())}, {{"axis", int64_t{0}}}), g.x()));
 }
 
 // ---- NonZero

@@ -7,7 +7,9 @@ namespace ortmod {
 namespace {
 
 [[noreturn]] void out_of_range(const Call& c, size_t i, int64_t got, int64_t size) {
-  c.fail("index out of range: got " + std::to_string(got) + ", expected -" + std::to_string(size) + " to " + std::to_string(size - 1), static_cast<int>(i));
+  c.fail("index out of range: got " + std::to_string(got) + ", expected -" + std::to_string(size) + " to " +
+             std::to_string(size - 1),
+         static_cast<int>(i));
 }
 
 }  // namespace
@@ -33,14 +35,17 @@ Rows rows_of(const Call& c, at::IntArrayRef shape, size_t i, int64_t batch_dims)
   const at::Tensor idx = c.in(i).to(at::kLong);
   const int64_t r = static_cast<int64_t>(shape.size()), depth = idx.dim() ? idx.size(-1) : 0;
   if (depth < 1 || batch_dims + depth > r)
-    c.fail("an index has " + std::to_string(depth) + " entries, expected 1 to " + std::to_string(r - batch_dims), static_cast<int>(i));
+    c.fail("an index has " + std::to_string(depth) + " entries, expected 1 to " + std::to_string(r - batch_dims),
+           static_cast<int>(i));
   Rows rows{{}, 1, 1, depth};
   int64_t batches = 1, inner = 1;
   for (int64_t k = 0; k < r; ++k) {
     const int64_t d = shape[static_cast<size_t>(k)];
     (k < batch_dims + depth ? rows.count : rows.width) *= d;
-    if (k < batch_dims) batches *= d;
-    else if (k < batch_dims + depth) inner *= d;
+    if (k < batch_dims)
+      batches *= d;
+    else if (k < batch_dims + depth)
+      inner *= d;
   }
   const int64_t n = idx.numel() / depth, per_batch = batches ? n / batches : 0;
   auto size_at = [&](int64_t k) { return shape[static_cast<size_t>(batch_dims + k)]; };

@@ -6,7 +6,8 @@
 
 namespace ortmod {
 
-/// Input i as int64 indices in [0, size); an index outside [-size, size) is an error (on the CPU; on CUDA the device asserts).
+/// Input i as int64 indices in [0, size); an index outside [-size, size) is an error (on the CPU; on CUDA the device
+/// asserts).
 at::Tensor wrapped_indices(const Call& c, size_t i, int64_t size);
 
 /// Index tuples of input i into a tensor of `shape`, as rows of its view [count, width].

@@ -3,7 +3,7 @@
 
 namespace ortmod {
 
-const std::vector<int64_t>* int_list(const Node& n, std::string_view key) {
+const std::vector<int64_t>* list_attr(const Node& n, std::string_view key) {
   const Attr* a = n.find(key);
   return a ? std::get_if<std::vector<int64_t>>(a) : nullptr;
 }
@@ -66,7 +66,8 @@ std::optional<std::vector<int64_t>> known_ints(Expr e) {
 
 [[noreturn]] void too_old(const Builder& b, const std::string& what, int opset) {
   fail(ErrorKind::kGradient, "differentiate",
-       what + " at run time needs opset " + std::to_string(opset) + ": got " + std::to_string(b.opset()) + "; use opset=\"upgrade\"");
+       what + " at run time needs opset " + std::to_string(opset) + ": got " + std::to_string(b.opset()) +
+           "; use opset=\"upgrade\"");
 }
 
 }  // namespace
@@ -104,7 +105,8 @@ Expr scatter_rows(Expr indices, Expr updates, Expr shape) {
   Builder& b = updates.builder();
   const Expr i = cast(indices, DType::kInt64);
   if (b.opset() >= 16)
-    return b.op("ScatterND", {zeros(shape, updates.dtype()), unsqueeze(i, {i.rank()}), updates}, {{"reduction", std::string("add")}});
+    return b.op("ScatterND", {zeros(shape, updates.dtype()), unsqueeze(i, {i.rank()}), updates},
+                {{"reduction", std::string("add")}});
   const int64_t q = i.rank();
   const Expr n = slice(shape, {0}, {1}, {0});
   const Expr hot = one_hot(flatten_all(i), n, 0, updates.dtype());

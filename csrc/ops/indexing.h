@@ -1,4 +1,5 @@
-// What the view, index and scatter families share: integer attributes, host integers, row scatters as standard operators.
+// What the view, index and scatter families share: integer attributes, host integers, row scatters as standard
+// operators.
 #pragma once
 #include <optional>
 #include <string_view>
@@ -11,7 +12,7 @@
 namespace ortmod {
 
 /// Integers of an attribute without a copy, or null.
-const std::vector<int64_t>* int_list(const Node& n, std::string_view key);
+const std::vector<int64_t>* list_attr(const Node& n, std::string_view key);
 /// Host integers without a symbol among them.
 bool is_plain(const HostInts* h);
 /// Whether host integers of this size are worth carrying.
@@ -40,7 +41,8 @@ Expr zeros(Expr shape, DType t);
 Expr index_image(Expr shape);
 /// 1 where `axis` counts to the index, else 0: shape of `indices` with an axis of `depth` elements inserted.
 Expr one_hot(Expr indices, Expr depth, int64_t axis, DType t);
-/// y[r] = sum of updates[i] over indices[i] == r; `indices` of any rank q, `updates` [indices..., rest...], result `shape` = [n, rest...].
+/// y[r] = sum of updates[i] over indices[i] == r; `indices` of any rank q, `updates` [indices..., rest...], result
+/// `shape` = [n, rest...].
 Expr scatter_rows(Expr indices, Expr updates, Expr shape);
 
 }  // namespace ortmod

@@ -28,12 +28,19 @@ void concat_infer(Infer& c) {
       continue;
     }
     const Dims& d = c.dims(i);
-    if (d.size() != to.size()) c.fail("ranks differ: got " + std::to_string(d.size()) + ", expected " + std::to_string(to.size()), static_cast<int>(i));
-    if (c.dtype(i) != t) c.fail("element types differ: got " + std::string(dtype_name(c.dtype(i))) + ", expected " + std::string(dtype_name(t)), static_cast<int>(i));
+    if (d.size() != to.size())
+      c.fail("ranks differ: got " + std::to_string(d.size()) + ", expected " + std::to_string(to.size()),
+             static_cast<int>(i));
+    if (c.dtype(i) != t)
+      c.fail("element types differ: got " + std::string(dtype_name(c.dtype(i))) + ", expected " +
+                 std::string(dtype_name(t)),
+             static_cast<int>(i));
     for (size_t k = 0; k < to.size(); ++k) {
       if (static_cast<int64_t>(k) == axis) continue;
       const auto e = equal_dim(to[k], d[k]);
-      if (!e) c.fail("sizes differ outside the axis: got " + to_string(d) + ", expected " + to_string(to), static_cast<int>(i));
+      if (!e)
+        c.fail("sizes differ outside the axis: got " + to_string(d) + ", expected " + to_string(to),
+               static_cast<int>(i));
       to[k] = *e;
     }
     total = dim_add(total, d[static_cast<size_t>(axis)]);
@@ -105,7 +112,8 @@ Grads concat_grad(const Grad& g) {
       g.fail("pieces of sizes that are only known at run time need opset 10", "use opset=\"upgrade\"");
     Expr offset;
     for (size_t k = 0; k < i; ++k) offset = offset ? offset + dim(g.x(k), axis) : dim(g.x(k), axis);
-    r[i] = slice(dy, offset ? offset : b.ints({0}), offset ? offset + dim(g.x(i), axis) : dim(g.x(i), axis), b.ints({axis}));
+    r[i] = slice(dy, offset ? offset : b.ints({0}), offset ? offset + dim(g.x(i), axis) : dim(g.x(i), axis),
+                 b.ints({axis}));
   }
   return r;
 }
@@ -135,11 +143,14 @@ void split_infer(Infer& c) {
     }
     c.out(i, t, std::move(to));
   };
-  const std::vector<int64_t>* attr = c.version() < 13 ? int_list(c.node, "split") : nullptr;
+  const std::vector<int64_t>* attr = c.version() < 13 ? list_attr(c.node, "split") : nullptr;
   if (attr || c.has(1)) {
     const HostInts* sizes = attr ? nullptr : c.ints(1);
     const size_t count = attr ? attr->size() : sizes ? sizes->v.size() : n;
-    if (count != n) c.fail("split has " + std::to_string(count) + " sizes, expected one for each of the " + std::to_string(n) + " outputs", 1);
+    if (count != n)
+      c.fail("split has " + std::to_string(count) + " sizes, expected one for each of the " + std::to_string(n) +
+                 " outputs",
+             1);
     Dim total = 0;
     for (size_t i = 0; i < n; ++i) {
       const Dim s = attr ? (*attr)[i] : sizes ? sizes->v[i] : kAnyDim;
@@ -148,12 +159,15 @@ void split_infer(Infer& c) {
       emit(i, s);
     }
     if (is_known(total) && is_known(d) && total != d)
-      c.fail("the sizes of split do not add up: got " + std::to_string(total) + ", expected " + std::to_string(d), attr ? 0 : 1);
+      c.fail("the sizes of split do not add up: got " + std::to_string(total) + ", expected " + std::to_string(d),
+             attr ? 0 : 1);
     return;
   }
   const Dim count = static_cast<Dim>(n);
   if (is_known(d) && c.version() < 18 && d % count != 0)
-    c.fail("the axis cannot be split into equal parts: got size " + std::to_string(d) + " for " + std::to_string(n) + " outputs", 0);
+    c.fail("the axis cannot be split into equal parts: got size " + std::to_string(d) + " for " + std::to_string(n) +
+               " outputs",
+           0);
   const Dim exact = dims_quotient(Dims{d}, Dims{count});
   const Dim chunk = exact != kAnyDim ? exact : dim_div(c.version() < 18 ? d : dim_add(d, count - 1), count);
   for (size_t i = 0; i + 1 < n; ++i) {
@@ -184,7 +198,8 @@ Kernel split_kernel(const Node& n) {
       if (c.wants(i)) c.set(i, x.narrow(*a, at, sizes[i]));
       at += sizes[i];
     }
-    if (at != d) c.fail("the sizes of split do not add up: got " + std::to_string(at) + ", expected " + std::to_string(d), 1);
+    if (at != d)
+      c.fail("the sizes of split do not add up: got " + std::to_string(at) + ", expected " + std::to_string(d), 1);
   };
 }
 
@@ -210,7 +225,8 @@ void blocks_infer(Infer& c, bool to_space) {
   if (c.rank() != 4) c.fail("expected an input of rank 4: got " + to_string(c.dims()), 0);
   const Dims& d = c.dims();
   auto divide = [&](Dim n, Dim by) {
-    if (is_known(n) && n % by != 0) c.fail("the size is not a multiple of the block: got " + std::to_string(n) + ", block " + std::to_string(by), 0);
+    if (is_known(n) && n % by != 0)
+      c.fail("the size is not a multiple of the block: got " + std::to_string(n) + ", block " + std::to_string(by), 0);
     return dim_div(n, by);
   };
   if (to_space) return c.out(0, t, {d[0], divide(d[1], s * s), dim_mul(d[2], s), dim_mul(d[3], s)});
@@ -226,7 +242,9 @@ at::Tensor depth_to_space(const at::Tensor& x, const Blocks& k) {
 
 at::Tensor space_to_depth(const at::Tensor& x, const Blocks& k) {
   const int64_t b = x.size(0), c = x.size(1), s = k.size, h = x.size(2) / s, w = x.size(3) / s;
-  const at::Tensor y = x.reshape({b, c, h, s, w, s}).permute(k.column_first ? at::IntArrayRef{0, 1, 3, 5, 2, 4} : at::IntArrayRef{0, 3, 5, 1, 2, 4});
+  const at::Tensor y =
+      x.reshape({b, c, h, s, w, s})
+          .permute(k.column_first ? at::IntArrayRef{0, 1, 3, 5, 2, 4} : at::IntArrayRef{0, 3, 5, 1, 2, 4});
   return y.reshape({b, c * s * s, h, w});
 }
 
@@ -235,7 +253,8 @@ Kernel blocks_kernel(const Node& n) {
   return [k = Blocks(n)](Call& c) {
     const at::Tensor& x = c.in();
     const int64_t s = k.size;
-    if (x.dim() != 4 || (kToSpace ? x.size(1) % (s * s) : x.size(2) % s || x.size(3) % s)) c.fail("the sizes are not multiples of the block", 0);
+    if (x.dim() != 4 || (kToSpace ? x.size(1) % (s * s) : x.size(2) % s || x.size(3) % s))
+      c.fail("the sizes are not multiples of the block", 0);
     c.set(0, kToSpace ? depth_to_space(x, k) : space_to_depth(x, k));
   };
 }
@@ -256,7 +275,8 @@ Grads space_to_depth_grad(const Grad& g) {
   const Blocks k(g.node());
   Builder& b = g.builder();
   const int64_t s = k.size;
-  if (b.opset() >= 11) return {b.op("DepthToSpace", {g.dy()}, {{"blocksize", s}, {"mode", std::string(k.column_first ? "CRD" : "DCR")}})};
+  if (b.opset() >= 11)
+    return {b.op("DepthToSpace", {g.dy()}, {{"blocksize", s}, {"mode", std::string(k.column_first ? "CRD" : "DCR")}})};
   return {b.op("DepthToSpace", {g.dy()}, {{"blocksize", s}})};
 }
 
@@ -265,14 +285,16 @@ Grads space_to_depth_grad(const Grad& g) {
 void center_infer(Infer& c) {
   const DType t = c.dtype();
   if (!c.ranked()) return c.out_unranked(0, t);
-  const std::vector<int64_t>* axes = int_list(c.node, "axes");
+  const std::vector<int64_t>* axes = list_attr(c.node, "axes");
   const HostInts* h = c.ints(1);
   Dims to = c.dims();
   const size_t n = axes ? axes->size() : to.size();
-  if (h && h->v.size() != n) c.fail("shape has " + std::to_string(h->v.size()) + " sizes, expected " + std::to_string(n), 1);
+  if (h && h->v.size() != n)
+    c.fail("shape has " + std::to_string(h->v.size()) + " sizes, expected " + std::to_string(n), 1);
   for (size_t i = 0; i < n; ++i) {
     const size_t a = axes ? static_cast<size_t>(c.axis((*axes)[i], c.rank())) : i;
-    if (h && h->v[i] < 0 && !is_symbolic(h->v[i])) c.fail("shape has a negative size: got " + std::to_string(h->v[i]), 1);
+    if (h && h->v[i] < 0 && !is_symbolic(h->v[i]))
+      c.fail("shape has a negative size: got " + std::to_string(h->v[i]), 1);
     to[a] = h ? h->v[i] : kAnyDim;
   }
   c.out(0, t, std::move(to));
@@ -283,7 +305,8 @@ Kernel center_kernel(const Node& n) {
     const std::vector<int64_t> target = c.ints(1);
     at::Tensor x = c.in();
     std::vector<int64_t> pads(static_cast<size_t>(2 * x.dim()), 0);
-    if (target.size() != (given ? axes.size() : static_cast<size_t>(x.dim()))) c.fail("shape and axes differ in length", 1);
+    if (target.size() != (given ? axes.size() : static_cast<size_t>(x.dim())))
+      c.fail("shape and axes differ in length", 1);
     for (size_t i = 0; i < target.size(); ++i) {
       const auto a = wrap_axis(given ? axes[i] : static_cast<int64_t>(i), x.dim());
       if (!a) c.fail("axis out of range: got " + std::to_string(axes[i]) + " for rank " + std::to_string(x.dim()));
@@ -325,7 +348,11 @@ OpTable layout_ops() {
        .infer = [](Infer& c) { blocks_infer(c, false); },
        .kernel = blocks_kernel<false>,
        .grad = space_to_depth_grad},
-      {.name = "CenterCropPad", .infer = center_infer, .kernel = center_kernel, .grad = center_grad, .host_inputs = 0b10},
+      {.name = "CenterCropPad",
+       .infer = center_infer,
+       .kernel = center_kernel,
+       .grad = center_grad,
+       .host_inputs = 0b10},
   };
 }
 

@@ -1,4 +1,5 @@
-// Operators: Pad (constant, reflect, edge, wrap; attributes before opset 11, inputs since) and the gradient of its borders.
+// Operators: Pad (constant, reflect, edge, wrap; attributes before opset 11, inputs since) and the gradient of its
+// borders.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -36,21 +37,25 @@ void pad_infer(Infer& c) {
   if (!c.ranked()) return c.out_unranked(0, t);
   Dims to = c.dims();
   const int64_t r = c.rank();
-  const std::vector<int64_t>* attr = c.version() < 11 ? int_list(c.node, "pads") : nullptr;
+  const std::vector<int64_t>* attr = c.version() < 11 ? list_attr(c.node, "pads") : nullptr;
   const HostInts *h = attr ? nullptr : c.ints(1), *axes = c.version() >= 18 ? c.ints(3) : nullptr;
   const bool some = c.version() >= 18 && c.has(3);
   if (!attr && !c.has(1)) c.fail("the pads are missing", 1);
   if ((!attr && !h) || (some && !is_plain(axes))) return c.out(0, t, Dims(to.size(), kAnyDim));
   const size_t n = some ? axes->v.size() : to.size(), count = attr ? attr->size() : h->v.size();
-  if (count != 2 * n) c.fail("pads has " + std::to_string(count) + " entries, expected " + std::to_string(2 * n), attr ? 0 : 1);
+  if (count != 2 * n)
+    c.fail("pads has " + std::to_string(count) + " entries, expected " + std::to_string(2 * n), attr ? 0 : 1);
   const Dim* p = attr ? attr->data() : h->v.data();
   for (size_t i = 0; i < n; ++i) {
     Dim& d = to[some ? static_cast<size_t>(c.axis(axes->v[i], r)) : i];
     auto add = [&](Dim v) { d = !is_symbolic(v) && v < 0 ? dim_sub(d, -v) : dim_add(d, v); };
     const bool known = is_known(d) && !is_symbolic(p[i]) && !is_symbolic(p[n + i]);
     if (known && d + p[i] + p[n + i] < 0)
-      c.fail("pads remove more than there is: got " + std::to_string(p[i]) + " and " + std::to_string(p[n + i]) + " for size " + std::to_string(d), 0);
-    if (known && d == 0 && p[i] + p[n + i] > 0 && mode_of(c.node) != Mode::kConstant) c.fail("an empty axis has no elements to pad with", 0);
+      c.fail("pads remove more than there is: got " + std::to_string(p[i]) + " and " + std::to_string(p[n + i]) +
+                 " for size " + std::to_string(d),
+             0);
+    if (known && d == 0 && p[i] + p[n + i] > 0 && mode_of(c.node) != Mode::kConstant)
+      c.fail("an empty axis has no elements to pad with", 0);
     if (known) {
       d += p[i] + p[n + i];
     } else {
@@ -63,8 +68,7 @@ void pad_infer(Infer& c) {
 
 /// Pads of every axis at run time: before and after.
 struct Pads {
-  explicit Pads(const Node& n)
-      : mode(mode_of(n)), attrs(n.version < 11 && n.has("pads")), list(n.ints("pads")) {}
+  explicit Pads(const Node& n) : mode(mode_of(n)), attrs(n.version < 11 && n.has("pads")), list(n.ints("pads")) {}
   Mode mode;
   bool attrs;
   std::vector<int64_t> list;
@@ -78,11 +82,14 @@ struct Pads {
       for (int64_t i = 0; i < rank; ++i) axes.push_back(i);
     }
     if (p.size() != 2 * axes.size())
-      c.fail("pads has " + std::to_string(p.size()) + " entries, expected " + std::to_string(2 * axes.size()), attrs ? 0 : static_cast<int>(at));
+      c.fail("pads has " + std::to_string(p.size()) + " entries, expected " + std::to_string(2 * axes.size()),
+             attrs ? 0 : static_cast<int>(at));
     std::vector<std::pair<int64_t, int64_t>> r(static_cast<size_t>(rank), {0, 0});
     for (size_t i = 0; i < axes.size(); ++i) {
       const auto a = wrap_axis(axes[i], rank);
-      if (!a) c.fail("axis out of range: got " + std::to_string(axes[i]) + " for rank " + std::to_string(rank), static_cast<int>(axes_at));
+      if (!a)
+        c.fail("axis out of range: got " + std::to_string(axes[i]) + " for rank " + std::to_string(rank),
+               static_cast<int>(axes_at));
       r[static_cast<size_t>(*a)] = {p[i], p[axes.size() + i]};
     }
     return r;
@@ -98,11 +105,13 @@ at::Tensor sources(Mode mode, int64_t before, int64_t d, int64_t after, at::Devi
 }
 
 Kernel pad_kernel(const Node& n) {
-  return [pads = Pads(n), value = n.version < 11 ? n.attr("value", 0.0) : 0.0, new_form = n.version >= 18, old = n.version < 11](Call& c) {
+  return [pads = Pads(n), value = n.version < 11 ? n.attr("value", 0.0) : 0.0, new_form = n.version >= 18,
+          old = n.version < 11](Call& c) {
     const at::Tensor& x = c.in();
     const auto p = pads.of(c, x.dim(), 1, new_form ? 3 : SIZE_MAX);
     for (int64_t i = 0; i < x.dim(); ++i)
-      if (x.size(i) + p[static_cast<size_t>(i)].first + p[static_cast<size_t>(i)].second < 0) c.fail("pads remove more than there is", 0);
+      if (x.size(i) + p[static_cast<size_t>(i)].first + p[static_cast<size_t>(i)].second < 0)
+        c.fail("pads remove more than there is", 0);
     if (pads.mode == Mode::kConstant) {
       std::vector<int64_t> flat;
       for (size_t i = p.size(); i-- > 0;) flat.insert(flat.end(), {p[i].first, p[i].second});
@@ -115,14 +124,16 @@ Kernel pad_kernel(const Node& n) {
       const int64_t d = x.size(i);
       if (before == 0 && after == 0) continue;
       if (d == 0) c.fail("an empty axis has no elements to pad with", 0);
-      y = before <= 0 && after <= 0 ? y.narrow(i, -before, d + before + after) : y.index_select(i, sources(pads.mode, before, d, after, y.device()));
+      y = before <= 0 && after <= 0 ? y.narrow(i, -before, d + before + after)
+                                    : y.index_select(i, sources(pads.mode, before, d, after, y.device()));
     }
     c.set(0, y);
   };
 }
 
 /// Constant pads per axis (before, after), or nothing when they are computed at run time.
-std::optional<std::vector<std::pair<int64_t, int64_t>>> const_pads(const Grad& g, int64_t rank, size_t at, size_t axes_at) {
+std::optional<std::vector<std::pair<int64_t, int64_t>>> const_pads(const Grad& g, int64_t rank, size_t at,
+                                                                   size_t axes_at) {
   const bool attr = g.node().has("pads");
   const auto p = attr ? std::optional(g.ints("pads")) : g.const_ints(at);
   if (!p) return std::nullopt;
@@ -260,7 +271,8 @@ Grads pad_grad_body(const Grad& g) {
   for (int64_t i = 0; simple && i < rank; ++i) {
     const auto [before, after] = (*p)[static_cast<size_t>(i)];
     const Dim d = g.dims(1)[static_cast<size_t>(i)], widest = is_known(d) && mode == Mode::kReflect ? d - 1 : d;
-    simple = before >= 0 && after >= 0 && (!is_known(d) || mode == Mode::kEdge || (before <= widest && after <= widest));
+    simple =
+        before >= 0 && after >= 0 && (!is_known(d) || mode == Mode::kEdge || (before <= widest && after <= widest));
   }
   if (simple) {
     Expr r = dy;
@@ -270,7 +282,9 @@ Grads pad_grad_body(const Grad& g) {
     }
     return {r};
   }
-  if (b.opset() < 16) g.fail("pads that are negative, wider than the axis or computed at run time need opset 16", "use opset=\"upgrade\"");
+  if (b.opset() < 16)
+    g.fail("pads that are negative, wider than the axis or computed at run time need opset 16",
+           "use opset=\"upgrade\"");
   const Expr all = shape(x);
   std::vector<Expr> in = {index_image(all), g.x(2)};
   if (g.has_x(3)) in.insert(in.end(), {Expr(), g.x(3)});

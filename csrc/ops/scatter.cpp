@@ -24,10 +24,14 @@ Reduction reduction_of(const Node& n) {
 
 c10::string_view name_of(Reduction r) {
   switch (r) {
-    case Reduction::kMul: return "prod";
-    case Reduction::kMax: return "amax";
-    case Reduction::kMin: return "amin";
-    default: return "sum";
+    case Reduction::kMul:
+      return "prod";
+    case Reduction::kMax:
+      return "amax";
+    case Reduction::kMin:
+      return "amin";
+    default:
+      return "sum";
   }
 }
 
@@ -36,12 +40,15 @@ void scatter_elements_infer(Infer& c) {
     c.axis(c.node.attr("axis", 0), c.rank(0));
     for (size_t i : {1, 2})
       if (c.ranked(i) && c.rank(i) != c.rank(0))
-        c.fail("ranks differ: got " + std::to_string(c.rank(i)) + ", expected " + std::to_string(c.rank(0)), static_cast<int>(i));
+        c.fail("ranks differ: got " + std::to_string(c.rank(i)) + ", expected " + std::to_string(c.rank(0)),
+               static_cast<int>(i));
   }
   if (c.ranked(1) && c.ranked(2))
     for (size_t i = 0; i < c.dims(1).size(); ++i)
       if (!equal_dim(c.dims(1)[i], c.dims(2)[i]))
-        c.fail("indices and updates differ in shape: got " + to_string(c.dims(2)) + ", expected " + to_string(c.dims(1)), 2);
+        c.fail(
+            "indices and updates differ in shape: got " + to_string(c.dims(2)) + ", expected " + to_string(c.dims(1)),
+            2);
   c.same_as(0);
 }
 
@@ -54,23 +61,29 @@ Kernel scatter_elements_kernel(const Node& n) {
     if (y.sizes() != x.sizes()) y.resize_(x.sizes());
     y.copy_(x);
     if (i.numel() == 0) return;
-    if (reduction == Reduction::kNone) y.scatter_(a, i, c.in(2));
-    else if (reduction == Reduction::kAdd) y.scatter_add_(a, i, c.in(2));
-    else y.scatter_reduce_(a, i, c.in(2), name_of(reduction), true);
+    if (reduction == Reduction::kNone)
+      y.scatter_(a, i, c.in(2));
+    else if (reduction == Reduction::kAdd)
+      y.scatter_add_(a, i, c.in(2));
+    else
+      y.scatter_reduce_(a, i, c.in(2), name_of(reduction), true);
   };
 }
 
 void scatter_nd_infer(Infer& c) {
   if (c.ranked(0) && c.ranked(1)) {
-    if (c.rank(1) < 1 || c.rank(0) < 1) c.fail("expected ranks of 1 or more: got " + to_string(c.dims(0)) + " and " + to_string(c.dims(1)), 1);
+    if (c.rank(1) < 1 || c.rank(0) < 1)
+      c.fail("expected ranks of 1 or more: got " + to_string(c.dims(0)) + " and " + to_string(c.dims(1)), 1);
     const Dim k = c.dims(1).back();
-    if (is_known(k) && (k < 1 || k > c.rank(0))) c.fail("an index has " + std::to_string(k) + " entries, expected 1 to " + std::to_string(c.rank(0)), 1);
+    if (is_known(k) && (k < 1 || k > c.rank(0)))
+      c.fail("an index has " + std::to_string(k) + " entries, expected 1 to " + std::to_string(c.rank(0)), 1);
     if (is_known(k) && c.ranked(2)) {
       Dims want(c.dims(1).begin(), c.dims(1).end() - 1);
       want.append(c.dims(0).begin() + k, c.dims(0).end());
       bool same = want.size() == c.dims(2).size();
       for (size_t i = 0; same && i < want.size(); ++i) same = equal_dim(want[i], c.dims(2)[i]).has_value();
-      if (!same) c.fail("updates have the wrong shape: got " + to_string(c.dims(2)) + ", expected " + to_string(want), 2);
+      if (!same)
+        c.fail("updates have the wrong shape: got " + to_string(c.dims(2)) + ", expected " + to_string(want), 2);
     }
   }
   c.same_as(0);
@@ -86,9 +99,12 @@ Kernel scatter_nd_kernel(const Node& n) {
     if (c.in(2).numel() == 0) return;
     at::Tensor dst = y.view({rows.count, rows.width});
     const at::Tensor u = c.in(2).reshape({rows.index.numel(), rows.width});
-    if (reduction == Reduction::kNone) dst.index_copy_(0, rows.index, u);
-    else if (reduction == Reduction::kAdd) dst.index_add_(0, rows.index, u);
-    else dst.scatter_reduce_(0, rows.index.unsqueeze(1).expand_as(u), u, name_of(reduction), true);
+    if (reduction == Reduction::kNone)
+      dst.index_copy_(0, rows.index, u);
+    else if (reduction == Reduction::kAdd)
+      dst.index_add_(0, rows.index, u);
+    else
+      dst.scatter_reduce_(0, rows.index.unsqueeze(1).expand_as(u), u, name_of(reduction), true);
   };
 }
 
@@ -121,7 +137,8 @@ Grads scatter_gradient(const Grad& g, const Access& at) {
     case Reduction::kMul: {
       // products of the other factors, exact when factors are zero: P over the non-zero ones, Z counts the zeros
       const Expr zero = equal(u, like(u, 0)), is_zero = cast(zero, u.dtype());
-      const Expr p = at.put(full_like(x, 1), where(zero, like(u, 1), u), "mul"), z = at.put(zeros_like(x), is_zero, "add");
+      const Expr p = at.put(full_like(x, 1), where(zero, like(u, 1), u), "mul"),
+                 z = at.put(zeros_like(x), is_zero, "add");
       const Expr none = like(x, 0);
       if (g.needs(0)) r[0] = dy * where(greater(z, none), none, p);
       if (g.needs(2)) {
@@ -151,9 +168,13 @@ Grads scatter_elements_grad(const Grad& g) {
   // no GatherElements before opset 11: sum over j of [index = j] dy_j, dy cut to the other axes of the indices
   Expr dy = g.dy();
   for (int64_t i = 0; i < g.rank(); ++i) {
-    if (i == a || (g.dims(0)[static_cast<size_t>(i)] == g.dims(2)[static_cast<size_t>(i)] && g.dims(0)[static_cast<size_t>(i)] != kAnyDim)) continue;
-    if (b.opset() < 10 && !is_known(g.dims(2)[static_cast<size_t>(i)])) g.fail("updates shorter than the data need opset 10", "use opset=\"upgrade\"");
-    dy = b.opset() < 10 ? slice(dy, {0}, {g.dims(2)[static_cast<size_t>(i)]}, {i}) : slice(dy, b.ints({0}), dim(g.x(2), i), b.ints({i}));
+    if (i == a || (g.dims(0)[static_cast<size_t>(i)] == g.dims(2)[static_cast<size_t>(i)] &&
+                   g.dims(0)[static_cast<size_t>(i)] != kAnyDim))
+      continue;
+    if (b.opset() < 10 && !is_known(g.dims(2)[static_cast<size_t>(i)]))
+      g.fail("updates shorter than the data need opset 10", "use opset=\"upgrade\"");
+    dy = b.opset() < 10 ? slice(dy, {0}, {g.dims(2)[static_cast<size_t>(i)]}, {i})
+                        : slice(dy, b.ints({0}), dim(g.x(2), i), b.ints({i}));
   }
   r[2] = reduce_sum(one_hot(g.x(1), dim(g.x(0), a), a, dy.dtype()) * unsqueeze(dy, {a + 1}), {a}, false);
   return r;
@@ -215,7 +236,8 @@ void tensor_scatter_infer(Infer& c) {
   if (c.ranked(0) && c.ranked(1)) {
     const int64_t a = c.axis(c.node.attr("axis", -2), c.rank(0));
     if (a == 0) c.fail("the axis must not be the batch axis");
-    if (c.rank(1) != c.rank(0)) c.fail("ranks differ: got " + to_string(c.dims(1)) + ", expected " + to_string(c.dims(0)), 1);
+    if (c.rank(1) != c.rank(0))
+      c.fail("ranks differ: got " + to_string(c.dims(1)) + ", expected " + to_string(c.dims(0)), 1);
     for (size_t i = 0; i < c.dims(0).size(); ++i) {
       const Dim x = c.dims(0)[i], u = c.dims(1)[i];
       if (static_cast<int64_t>(i) == a ? is_known(x) && is_known(u) && u > x : !equal_dim(x, u))
@@ -235,7 +257,8 @@ at::Tensor write_positions(const Call& c, int64_t a, bool circular) {
   if (c.has(2)) p = p + c.in(2).to(at::kLong).view(batch);
   if (circular) {
     p = p.remainder(x.size(a));
-  } else if (p.numel() && p.device().is_cpu() && (p.min().item<int64_t>() < 0 || p.max().item<int64_t>() >= x.size(a))) {
+  } else if (p.numel() && p.device().is_cpu() &&
+             (p.min().item<int64_t>() < 0 || p.max().item<int64_t>() >= x.size(a))) {
     c.fail("a write index leads outside the cache of size " + std::to_string(x.size(a)), 2);
   }
   return p.expand(u.sizes());
@@ -258,7 +281,9 @@ Grads tensor_scatter_grad(const Grad& g) {
   const int64_t r = g.rank(), axis = g.attr("axis", -2), a = axis < 0 ? axis + r : axis;
   const bool circular = g.attr("mode", "linear") == "circular";
   Grads out(g.num_inputs());
-  if (g.needs(0)) out[0] = b.op("TensorScatter", {dy, zeros_like(u), g.has_x(2) ? g.x(2) : Expr()}, copy_attrs(g.node(), {"axis", "mode"}));
+  if (g.needs(0))
+    out[0] = b.op("TensorScatter", {dy, zeros_like(u), g.has_x(2) ? g.x(2) : Expr()},
+                  copy_attrs(g.node(), {"axis", "mode"}));
   if (g.needs(1)) {
     std::vector<int64_t> row(static_cast<size_t>(r), 1), batch = row;
     row[static_cast<size_t>(a)] = batch[0] = -1;
@@ -274,11 +299,20 @@ Grads tensor_scatter_grad(const Grad& g) {
 
 OpTable scatter_ops() {
   return {
-      {.name = "Scatter", .infer = scatter_elements_infer, .kernel = scatter_elements_kernel, .grad = scatter_elements_grad},
-      {.name = "ScatterElements", .infer = scatter_elements_infer, .kernel = scatter_elements_kernel, .grad = scatter_elements_grad},
+      {.name = "Scatter",
+       .infer = scatter_elements_infer,
+       .kernel = scatter_elements_kernel,
+       .grad = scatter_elements_grad},
+      {.name = "ScatterElements",
+       .infer = scatter_elements_infer,
+       .kernel = scatter_elements_kernel,
+       .grad = scatter_elements_grad},
       {.name = "ScatterND", .infer = scatter_nd_infer, .kernel = scatter_nd_kernel, .grad = scatter_nd_grad},
       {.name = "OneHot", .infer = one_hot_infer, .kernel = one_hot_kernel, .grad = one_hot_grad, .host_inputs = 0b10},
-      {.name = "TensorScatter", .infer = tensor_scatter_infer, .kernel = tensor_scatter_kernel, .grad = tensor_scatter_grad},
+      {.name = "TensorScatter",
+       .infer = tensor_scatter_infer,
+       .kernel = tensor_scatter_kernel,
+       .grad = tensor_scatter_grad},
   };
 }
 

@@ -39,7 +39,8 @@ Dim symbolic_count(Dim start, Dim end, Dim step, Dim d) {
   if (start == kAnyDim || end == kAnyDim || is_symbolic(step)) return kAnyDim;
   const bool to_end = (!is_symbolic(end) && end >= kFar) || end == d;
   if (step < 0) {
-    if (step == -1 && !is_symbolic(start) && (start == -1 || start >= kFar) && !is_symbolic(end) && end <= -kFar) return d;
+    if (step == -1 && !is_symbolic(start) && (start == -1 || start >= kFar) && !is_symbolic(end) && end <= -kFar)
+      return d;
     return kAnyDim;
   }
   auto from_end = [](Dim v) { return !is_symbolic(v) && v < 0; };
@@ -73,8 +74,8 @@ struct Spec {
 
 Spec spec_of(const Infer& c, size_t at) {
   Spec s;
-  if (const std::vector<int64_t>* v = int_list(c.node, "starts")) {
-    const std::vector<int64_t>*e = int_list(c.node, "ends"), *a = int_list(c.node, "axes");
+  if (const std::vector<int64_t>* v = list_attr(c.node, "starts")) {
+    const std::vector<int64_t>*e = list_attr(c.node, "ends"), *a = list_attr(c.node, "axes");
     s.count = v->size();
     if (!e || e->size() != s.count || (a && a->size() != s.count)) c.fail("starts, ends and axes differ in length");
     s.start = v->data();
@@ -87,7 +88,8 @@ Spec spec_of(const Infer& c, size_t at) {
   for (size_t i = 0; i < 4; ++i) {
     h[i] = c.ints(at + i);
     if (i < 2 && !c.has(at + i)) c.fail("a required input is missing", static_cast<int>(at + i));
-    if (h[i] && h[i]->v.size() != (have_count ? s.count : h[i]->v.size())) c.fail("starts, ends, axes and steps differ in length", static_cast<int>(at + i));
+    if (h[i] && h[i]->v.size() != (have_count ? s.count : h[i]->v.size()))
+      c.fail("starts, ends, axes and steps differ in length", static_cast<int>(at + i));
     if (h[i] && !have_count) {
       have_count = true;
       s.count = h[i]->v.size();
@@ -111,7 +113,8 @@ void slice_infer(Infer& c) {
       to.assign(to.size(), kAnyDim);
     } else {
       for (size_t i = 0; i < (s.count ? s.count : to.size()); ++i)
-        if (const auto a = wrap_axis(s.axis ? s.axis[i] : static_cast<int64_t>(i), c.rank())) to[static_cast<size_t>(*a)] = kAnyDim;
+        if (const auto a = wrap_axis(s.axis ? s.axis[i] : static_cast<int64_t>(i), c.rank()))
+          to[static_cast<size_t>(*a)] = kAnyDim;
     }
     return c.out(0, t, std::move(to));
   }
@@ -119,7 +122,8 @@ void slice_infer(Infer& c) {
   bool plain = true;
   for (size_t i = 0; i < s.count; ++i) {
     const size_t a = static_cast<size_t>(c.axis(s.axis ? s.axis[i] : static_cast<int64_t>(i), c.rank()));
-    const Dim start = s.start ? s.start[i] : kAnyDim, end = s.end ? s.end[i] : kAnyDim, step = s.step ? s.step[i] : 1, d = c.dims()[a];
+    const Dim start = s.start ? s.start[i] : kAnyDim, end = s.end ? s.end[i] : kAnyDim, step = s.step ? s.step[i] : 1,
+              d = c.dims()[a];
     if (step == 0) c.fail("a step is zero", 4);
     if (is_known(d) && !is_symbolic(start) && !is_symbolic(end)) {
       only = clamp(start, end, step, d);
@@ -139,7 +143,8 @@ void slice_infer(Infer& c) {
 
 /// The part of x that a node's parameters select, as a view where no step is negative.
 struct Selection {
-  explicit Selection(const Node& n) : attrs(n.has("starts")), starts(n.ints("starts")), ends(n.ints("ends")), axes(n.ints("axes")) {}
+  explicit Selection(const Node& n)
+      : attrs(n.has("starts")), starts(n.ints("starts")), ends(n.ints("ends")), axes(n.ints("axes")) {}
   bool attrs;
   std::vector<int64_t> starts, ends, axes;
 
@@ -150,7 +155,8 @@ struct Selection {
     const std::vector<int64_t> p = !attrs && c.has(at + 3) ? c.ints(at + 3) : std::vector<int64_t>(s.size(), 1);
     if (a.empty())
       for (size_t i = 0; i < s.size(); ++i) a.push_back(static_cast<int64_t>(i));
-    if (e.size() != s.size() || a.size() != s.size() || p.size() != s.size()) c.fail("starts, ends, axes and steps differ in length");
+    if (e.size() != s.size() || a.size() != s.size() || p.size() != s.size())
+      c.fail("starts, ends, axes and steps differ in length");
     for (size_t i = 0; i < s.size(); ++i) {
       const auto axis = wrap_axis(a[i], x.dim());
       if (!axis) c.fail("axis out of range: got " + std::to_string(a[i]) + " for rank " + std::to_string(x.dim()));
@@ -215,7 +221,8 @@ std::optional<Known> known_parameters(const Grad& g, size_t at) {
     k.axes = g.ints("axes");
     n = k.starts.size();
   } else {
-    const auto starts = g.const_ints(at), ends = g.const_ints(at + 1), axes = g.const_ints(at + 2), steps = g.const_ints(at + 3);
+    const auto starts = g.const_ints(at), ends = g.const_ints(at + 1), axes = g.const_ints(at + 2),
+               steps = g.const_ints(at + 3);
     if ((g.has_x(at + 2) && !axes) || (g.has_x(at + 3) && !steps)) return std::nullopt;
     k.bounds = starts && ends;
     if (k.bounds) {
@@ -261,7 +268,8 @@ Expr join_zeros(Expr dy, Expr x, const Known& k) {
   Expr r = dy;
   for (size_t i = k.axes.size(); i-- > 0;) {
     auto border = [&](int64_t start, int64_t end) {
-      std::vector<int64_t> s(k.starts.begin(), k.starts.begin() + static_cast<int64_t>(i)), e(k.ends.begin(), k.ends.begin() + static_cast<int64_t>(i)),
+      std::vector<int64_t> s(k.starts.begin(), k.starts.begin() + static_cast<int64_t>(i)),
+          e(k.ends.begin(), k.ends.begin() + static_cast<int64_t>(i)),
           a(k.axes.begin(), k.axes.begin() + static_cast<int64_t>(i) + 1);
       s.push_back(start);
       e.push_back(end);
@@ -310,7 +318,8 @@ Grads slice_grad_body(const Grad& g) {
     picked = b.op("Slice", in);
   }
   const Expr empty = zeros(reshape(size(x), std::vector<int64_t>{1}), dy.dtype());
-  const Expr filled = b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter", {empty, flatten_all(picked), flatten_all(dy)}, {{"axis", int64_t{0}}});
+  const Expr filled = b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter",
+                           {empty, flatten_all(picked), flatten_all(dy)}, {{"axis", int64_t{0}}});
   return {reshape(filled, all)};
 }
 

@@ -1,4 +1,5 @@
-// Operators: new shapes and orders of the same elements (Identity, Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Expand, Tile).
+// Operators: new shapes and orders of the same elements (Identity, Reshape, Flatten, Squeeze, Unsqueeze, Transpose,
+// Expand, Tile).
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -89,7 +90,8 @@ const char* resolve(const Dims* from, const Dim* target, size_t n, bool allow_ze
 
 std::string both(const Dims& from, const Dim* target, size_t n) {
   std::string s = ": got " + to_string(from) + ", target [";
-  for (size_t i = 0; i < n; ++i) s += (i ? ", " : "") + (is_symbolic(target[i]) ? dim_text(target[i]) : std::to_string(target[i]));
+  for (size_t i = 0; i < n; ++i)
+    s += (i ? ", " : "") + (is_symbolic(target[i]) ? dim_text(target[i]) : std::to_string(target[i]));
   return s + "]";
 }
 
@@ -97,7 +99,8 @@ void reshape_infer(Infer& c) {
   const DType t = c.dtype();
   const HostInts* s = c.ints(1);
   if (!s) {
-    if (c.ranked(1) && c.rank(1) != 1) c.fail("the target shape has rank " + std::to_string(c.rank(1)) + ", expected 1", 1);
+    if (c.ranked(1) && c.rank(1) != 1)
+      c.fail("the target shape has rank " + std::to_string(c.rank(1)) + ", expected 1", 1);
     if (!c.ranked(1) || !is_known(c.dims(1)[0])) return c.out_unranked(0, t);
     return c.out(0, t, Dims(static_cast<size_t>(c.dims(1)[0]), kAnyDim));
   }
@@ -159,7 +162,8 @@ void squeeze_infer(Infer& c) {
   const Dims& d = c.dims();
   const auto axes = c.axes(1, c.rank());
   if (!axes) {
-    if (!c.ranked(1) || c.rank(1) != 1 || !is_known(c.dims(1)[0]) || c.dims(1)[0] > c.rank()) return c.out_unranked(0, t);
+    if (!c.ranked(1) || c.rank(1) != 1 || !is_known(c.dims(1)[0]) || c.dims(1)[0] > c.rank())
+      return c.out_unranked(0, t);
     return c.out(0, t, Dims(d.size() - static_cast<size_t>(c.dims(1)[0]), kAnyDim));
   }
   Dims to;
@@ -173,7 +177,9 @@ void squeeze_infer(Infer& c) {
       if (std::find(axes->begin(), axes->end(), static_cast<int64_t>(i)) == axes->end()) {
         to.push_back(d[i]);
       } else if (is_known(d[i]) && d[i] != 1) {
-        c.fail("only axes of size 1 can be squeezed: got size " + std::to_string(d[i]) + " on axis " + std::to_string(i), 0);
+        c.fail(
+            "only axes of size 1 can be squeezed: got size " + std::to_string(d[i]) + " on axis " + std::to_string(i),
+            0);
       }
     }
   }
@@ -189,7 +195,8 @@ Kernel squeeze_kernel(const Node&) {
       const bool named = std::find(axes.begin(), axes.end(), i) != axes.end();
       const int64_t d = c.in().size(i);
       if (named && d != 1)
-        c.fail("only axes of size 1 can be squeezed: got size " + std::to_string(d) + " on axis " + std::to_string(i), 0);
+        c.fail("only axes of size 1 can be squeezed: got size " + std::to_string(d) + " on axis " + std::to_string(i),
+               0);
       if (!(named || (axes.empty() && d == 1))) to.push_back(d);
     }
     c.set(0, c.in().view(sizes(to)));
@@ -205,7 +212,7 @@ Grads squeeze_grad(const Grad& g) {
 void unsqueeze_infer(Infer& c) {
   const DType t = c.dtype();
   if (!c.ranked()) return c.out_unranked(0, t);
-  const std::vector<int64_t>* given = int_list(c.node, "axes");
+  const std::vector<int64_t>* given = list_attr(c.node, "axes");
   const HostInts* h = given ? nullptr : c.ints(1);
   if (!given && !is_plain(h)) {
     if (!c.has(1)) c.fail("the axes are missing", 1);
@@ -260,14 +267,15 @@ Grads unsqueeze_grad(const Grad& g) {
 
 void transpose_infer(Infer& c) {
   const DType t = c.dtype();
-  const std::vector<int64_t>* perm = int_list(c.node, "perm");
+  const std::vector<int64_t>* perm = list_attr(c.node, "perm");
   if (!c.ranked()) return perm ? c.out(0, t, Dims(perm->size(), kAnyDim)) : c.out_unranked(0, t);
   const Dims& d = c.dims();
   const size_t r = d.size();
   Dims to(r);
   if (perm) {
     uint64_t seen = 0;
-    if (perm->size() != r) c.fail("perm has " + std::to_string(perm->size()) + " entries, expected the rank " + std::to_string(r), 0);
+    if (perm->size() != r)
+      c.fail("perm has " + std::to_string(perm->size()) + " entries, expected the rank " + std::to_string(r), 0);
     for (size_t i = 0; i < r; ++i) {
       const int64_t a = c.axis((*perm)[i], static_cast<int64_t>(r));
       if (seen >> a & 1) c.fail("perm is not a permutation: axis " + std::to_string(a) + " appears twice", 0);
@@ -309,7 +317,8 @@ Kernel transpose_kernel(const Node& n) {
 }
 
 Grads transpose_grad(const Grad& g) {
-  const std::vector<int64_t> p = perm_of(g.node(), g.node().has("perm") ? static_cast<int64_t>(g.ints("perm").size()) : g.rank());
+  const std::vector<int64_t> p =
+      perm_of(g.node(), g.node().has("perm") ? static_cast<int64_t>(g.ints("perm").size()) : g.rank());
   std::vector<int64_t> inverse(p.size());
   for (size_t i = 0; i < p.size(); ++i) inverse[static_cast<size_t>(p[i])] = static_cast<int64_t>(i);
   return {transpose(g.dy(), inverse)};
@@ -320,7 +329,8 @@ Grads transpose_grad(const Grad& g) {
 void expand_infer(Infer& c) {
   const DType t = c.dtype();
   const HostInts* s = c.ints(1);
-  if (c.ranked(1) && c.rank(1) != 1) c.fail("the target shape has rank " + std::to_string(c.rank(1)) + ", expected 1", 1);
+  if (c.ranked(1) && c.rank(1) != 1)
+    c.fail("the target shape has rank " + std::to_string(c.rank(1)) + ", expected 1", 1);
   if (!c.ranked()) return c.out_unranked(0, t);
   if (!s) {
     if (!c.ranked(1) || !is_known(c.dims(1)[0])) return c.out_unranked(0, t);
@@ -374,7 +384,8 @@ void tile_infer(Infer& c) {
   Dims to = c.dims();
   if (!h) return c.out(0, t, Dims(to.size(), kAnyDim));
   if (h->v.size() != to.size())
-    c.fail("repeats has " + std::to_string(h->v.size()) + " entries, expected the rank " + std::to_string(to.size()), 1);
+    c.fail("repeats has " + std::to_string(h->v.size()) + " entries, expected the rank " + std::to_string(to.size()),
+           1);
   for (size_t i = 0; i < to.size(); ++i) {
     if (h->v[i] < 0 && !is_symbolic(h->v[i])) c.fail("repeats is negative: got " + std::to_string(h->v[i]), 1);
     to[i] = dim_mul(to[i], h->v[i]);
