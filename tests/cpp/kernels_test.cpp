@@ -152,9 +152,43 @@ void test_pointwise(std::vector<int64_t> sizes, std::vector<std::vector<int64_t>
   }
 }
 
+/// Largest error in units of the last place of a one-argument function over [lo, hi], and its value at NaN and infinities.
+void test_math(Pw op, double (*f)(double), double lo, double hi, double ulps) {
+  const int n = 20011;
+  std::vector<float> x(n), y(n);
+  for (int i = 0; i < n; ++i) x[static_cast<size_t>(i)] = static_cast<float>(lo + (hi - lo) * i / (n - 4));
+  x[n - 1] = NAN;
+  x[n - 2] = INFINITY;
+  x[n - 3] = -INFINITY;
+  PwDesc d;
+  d.ndim = d.n_in = d.n_inst = d.n_out = 1;
+  d.sizes[0] = n;
+  d.in[0].type = Elem::kF32;
+  d.in[0].strides[0] = 1;
+  d.inst[0].op = op;
+  d.inst[0].src[0] = 0;
+  d.out[0] = {Elem::kF32, 1, -1};
+  char* ptr[2] = {reinterpret_cast<char*>(x.data()), reinterpret_cast<char*>(y.data())};
+  pw_run(*pw_plan(d, take, nullptr), ptr);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double expected = f(x[i]), got = y[i];
+    if (std::isnan(expected) || std::isinf(expected)) {
+      check(std::isnan(expected) ? std::isnan(got) : got == expected, "special value", got, expected);
+      continue;
+    }
+    const float near = static_cast<float>(expected);
+    const double ulp = std::max(static_cast<double>(std::nextafter(std::abs(near), INFINITY)) - std::abs(near), 1e-44);
+    if (!std::isinf(near)) check(std::abs(got - expected) <= ulps * ulp, "accuracy", got, expected);
+  }
+}
+
 }  // namespace
 
 int main() {
+  test_math(Pw::kExp, [](double x) { return std::exp(x); }, -100, 95, 1.5);
+  test_math(Pw::kTanh, [](double x) { return std::tanh(x); }, -12, 12, 2.5);
+  test_math(Pw::kErf, [](double x) { return std::erf(x); }, -6, 6, 2.5);
+  test_math(Pw::kSigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -80, 30, 3);
   test_gemm<float>();
   test_gemm<double>();
   const std::vector<std::vector<int64_t>> all = {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}};

@@ -1,13 +1,11 @@
 // Tile functions: transcendental operators by vectors.
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
+#include <cmath>
 
 #include "kernels/cpu/pointwise_tile.h"
+#include "kernels/cpu/vmath.h"
 
 namespace ortmod::cpu {
 namespace {
-
-using at::vec::Vectorized;
 
 template <class F, class T>
 void unary(char* dst, const char* const* src, int64_t n, const double* imm) {
@@ -44,15 +42,11 @@ struct Imm {
 };
 template <class V>
 using Scalar = typename V::value_type;
-template <class V>
-V sigmoid(V x) {
-  return V(Scalar<V>(1)) / (V(Scalar<V>(1)) + x.neg().exp());
-}
 /// log(1 + exp(x)) without overflow.
 template <class V>
 V softplus(V x) {
   const V zero(Scalar<V>(0));
-  return at::vec::maximum(x, zero) + (x.abs().neg()).exp().log1p();
+  return at::vec::maximum(x, zero) + vexp(x.abs().neg()).log1p();
 }
 /// p * (exp(x / c) - 1) where x < 0, x * s elsewhere.
 template <class V>
@@ -70,9 +64,9 @@ V elu(V x, double p, double c, double s) {
       return expr;                          \
     }                                       \
   };
-UNARY(Exp, NoImm, x.exp())
+UNARY(Exp, NoImm, vexp(x))
 UNARY(Log, NoImm, x.log())
-UNARY(Erf, NoImm, x.erf())
+UNARY(Erf, NoImm, verf(x))
 UNARY(Sin, NoImm, x.sin())
 UNARY(Cos, NoImm, x.cos())
 UNARY(Tan, NoImm, x.tan())
@@ -81,20 +75,20 @@ UNARY(Acos, NoImm, x.acos())
 UNARY(Atan, NoImm, x.atan())
 UNARY(Sinh, NoImm, x.sinh())
 UNARY(Cosh, NoImm, x.cosh())
-UNARY(Tanh, NoImm, x.tanh())
+UNARY(Tanh, NoImm, vtanh(x))
 UNARY(Asinh, NoImm, x.asinh())
 UNARY(Acosh, NoImm, x.acosh())
 UNARY(Atanh, NoImm, x.atanh())
-UNARY(Sigmoid, NoImm, sigmoid(x))
+UNARY(Sigmoid, NoImm, vsigmoid(x))
 UNARY(Softplus, NoImm, softplus(x))
-UNARY(Mish, NoImm, x* softplus(x).tanh())
-UNARY(Swish, Imm, x* sigmoid(x* V(T(p))))
+UNARY(Mish, NoImm, x* vtanh(softplus(x)))
+UNARY(Swish, Imm, x* vsigmoid(x* V(T(p))))
 UNARY(Elu, Imm, elu(x, p, 1.0, 1.0))
 UNARY(Celu, Imm, elu(x, p, p, 1.0))
 UNARY(Selu, Imm, elu(x, p* q, 1.0, q))
-UNARY(GeluErf, NoImm, x* V(T(0.5)) * (V(T(1)) + (x * V(T(0.70710678118654752440))).erf()))
+UNARY(GeluErf, NoImm, x* V(T(0.5)) * (V(T(1)) + verf(x * V(T(0.70710678118654752440)))))
 UNARY(GeluTanh, NoImm,
-      x* V(T(0.5)) * (V(T(1)) + (V(T(0.79788456080286535588)) * (x + V(T(0.044715)) * x * x * x)).tanh()))
+      x* V(T(0.5)) * (V(T(1)) + vtanh(V(T(0.79788456080286535588)) * (x + V(T(0.044715)) * x * x * x))))
 struct Gelu : Imm {  // p: tanh approximation
   using Imm::Imm;
   template <class V>
