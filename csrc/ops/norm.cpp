@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ops/attrs.h"
+#include "ops/bind_rows.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -256,13 +257,14 @@ Grads lp_norm_grad(const Grad& g) {
 
 OpTable norm_ops() {
   return {
-      {.name = "LayerNormalization", .since = 17, .infer = infer_layer_norm, .kernel = layer_norm_kernel, .grad = layer_norm_grad},
+      {.name = "LayerNormalization", .since = 17, .infer = infer_layer_norm, .kernel = layer_norm_kernel, .bind = bind_layer_norm, .grad = layer_norm_grad},
       {.name = "LayerNormGrad",
        .domain = "ortmod",
        .infer = infer_layer_norm_back,
        .kernel = layer_norm_back_kernel,
+       .bind = bind_layer_norm_grad,
        .body = layer_norm_back_body},
-      {.name = "RMSNormalization", .since = 23, .infer = infer_rms_norm, .kernel = rms_norm_kernel, .body = rms_norm_body},
+      {.name = "RMSNormalization", .since = 23, .infer = infer_rms_norm, .kernel = rms_norm_kernel, .bind = bind_rms_norm, .body = rms_norm_body},
       {.name = "LRN", .infer = infer_lrn, .body = lrn_body},
       {.name = "MeanVarianceNormalization", .since = 9, .infer = infer_same, .body = mean_variance_body},
       {.name = "LpNormalization", .infer = infer_lp_norm, .kernel = lp_norm_kernel, .grad = lp_norm_grad},

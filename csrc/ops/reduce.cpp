@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "ops/bind_rows.h"
 #include "ops/elementwise.h"
 #include "ops/registry.h"
 
@@ -271,22 +272,22 @@ Grads log_sum_exp_grad(const Grad& g) {
   return {exp(g.x() - spread(g, finite)) * spread(g, g.dy()), {}};
 }
 
-OpDef entry(std::string_view name, InferFn infer, KernelFn kernel, GradFn grad) {
-  return {.name = name, .infer = infer, .kernel = kernel, .grad = grad, .host_inputs = 2};
+OpDef entry(std::string_view name, InferFn infer, KernelFn kernel, GradFn grad, BindFn bind = nullptr) {
+  return {.name = name, .infer = infer, .kernel = kernel, .bind = bind, .grad = grad, .host_inputs = 2};
 }
 
 }  // namespace
 
 OpTable reduce_ops() {
   return {
-      entry("ReduceSum", infer_reduce_host<dim_add>, reduction<sum, sum_out>, sum_grad),
-      entry("ReduceMean", infer_reduce, reduction<mean>, mean_grad),
-      entry("ReduceMax", infer_reduce_host<dim_max>, reduction<max>, extreme_grad),
-      entry("ReduceMin", infer_reduce_host<dim_min>, reduction<min>, extreme_grad),
-      entry("ReduceProd", infer_reduce_host<dim_mul>, reduction<prod>, prod_grad),
-      entry("ReduceL1", infer_reduce, reduction<l1>, l1_grad),
-      entry("ReduceL2", infer_reduce, reduction<l2>, l2_grad),
-      entry("ReduceSumSquare", infer_reduce, reduction<sum_square>, sum_square_grad),
+      entry("ReduceSum", infer_reduce_host<dim_add>, reduction<sum, sum_out>, sum_grad, bind_reduce<cpu::Reduce::kSum>),
+      entry("ReduceMean", infer_reduce, reduction<mean>, mean_grad, bind_reduce<cpu::Reduce::kMean>),
+      entry("ReduceMax", infer_reduce_host<dim_max>, reduction<max>, extreme_grad, bind_reduce<cpu::Reduce::kMax>),
+      entry("ReduceMin", infer_reduce_host<dim_min>, reduction<min>, extreme_grad, bind_reduce<cpu::Reduce::kMin>),
+      entry("ReduceProd", infer_reduce_host<dim_mul>, reduction<prod>, prod_grad, bind_reduce<cpu::Reduce::kProd>),
+      entry("ReduceL1", infer_reduce, reduction<l1>, l1_grad, bind_reduce<cpu::Reduce::kL1>),
+      entry("ReduceL2", infer_reduce, reduction<l2>, l2_grad, bind_reduce<cpu::Reduce::kL2>),
+      entry("ReduceSumSquare", infer_reduce, reduction<sum_square>, sum_square_grad, bind_reduce<cpu::Reduce::kSumSquare>),
       entry("ReduceLogSum", infer_reduce, reduction<log_sum>, log_sum_grad),
       entry("ReduceLogSumExp", infer_reduce, reduction<log_sum_exp>, log_sum_exp_grad),
       {.name = "ArgMax", .infer = infer_arg, .kernel = arg_max, .grad = no_grad},

@@ -1,6 +1,7 @@
 // Operators: Softmax, LogSoftmax, Hardmax (before opset 13 over all axes from `axis` on, joined) and their gradients.
 #include <ATen/ATen.h>
 
+#include "ops/bind_rows.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -103,21 +104,24 @@ constexpr const char* kLogSoftmaxGrad = "LogSoftmaxGrad";
 
 OpTable softmax_ops() {
   return {
-      {.name = "Softmax", .infer = infer_softmax, .kernel = softmax_kernel<at::_softmax_out, at::_softmax>, .grad = softmax_grad<kSoftmaxGrad>},
+      {.name = "Softmax", .infer = infer_softmax, .kernel = softmax_kernel<at::_softmax_out, at::_softmax>, .bind = bind_softmax<false>, .grad = softmax_grad<kSoftmaxGrad>},
       {.name = "LogSoftmax",
        .infer = infer_softmax,
        .kernel = softmax_kernel<at::_log_softmax_out, at::_log_softmax>,
+       .bind = bind_softmax<true>,
        .grad = softmax_grad<kLogSoftmaxGrad>},
       {.name = "Hardmax", .infer = infer_softmax, .kernel = hardmax_kernel, .grad = no_grad},
       {.name = "SoftmaxGrad",
        .domain = "ortmod",
        .infer = infer_pair,
        .kernel = softmax_back_kernel<at::_softmax_backward_data>,
+       .bind = bind_softmax_grad<false>,
        .body = softmax_back_body},
       {.name = "LogSoftmaxGrad",
        .domain = "ortmod",
        .infer = infer_pair,
        .kernel = softmax_back_kernel<at::_log_softmax_backward_data>,
+       .bind = bind_softmax_grad<true>,
        .body = log_softmax_back_body},
   };
 }
