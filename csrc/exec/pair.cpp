@@ -32,23 +32,6 @@ std::unordered_set<std::string> read_values(const Graph& g) {
   return r;
 }
 
-/// Removes nodes that no output depends on.
-void drop_dead(Graph& g) {
-  std::unordered_set<const Value*> wanted(g.outputs.begin(), g.outputs.end());
-  const std::vector<Node*> nodes = g.nodes();
-  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-    bool any = false;
-    for (const Value* v : (*it)->outputs) any = any || (v && wanted.contains(v));
-    if (any) {
-      for (const Value* v : (*it)->inputs)
-        if (v) wanted.insert(v);
-    } else {
-      g.remove(*it);
-    }
-  }
-  g.compact();
-}
-
 void optimise_for(Graph& g, const std::vector<std::string>& arguments) {
   PassContext context;
   for (const std::string& name : arguments)
@@ -77,7 +60,7 @@ PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weight
   } else {
     forward_ = std::move(g);
   }
-  drop_dead(*forward_);
+  dce(*forward_, {});
   optimise_for(*forward_, arg_weights_);
   if (backward_) optimise_for(*backward_, {});
 }
@@ -126,7 +109,7 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   }
   joint_ = std::move(j.graph);
   joint_->outputs.erase(joint_->outputs.begin(), joint_->outputs.begin() + static_cast<std::ptrdiff_t>(n_outputs_));
-  drop_dead(*joint_);
+  dce(*joint_, {});
   const auto used = read_values(*joint_);
   for (size_t i = 0; i < arg_names_.size(); ++i)
     if (used.contains(arg_names_[i])) saved_.joint_args.push_back(static_cast<int>(i));
@@ -148,7 +131,7 @@ std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) c
       random.push_back(name);
     }
   }
-  drop_dead(*g);
+  dce(*g, {});
   return g;
 }
 
