@@ -135,10 +135,14 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    return with_typed_errors([&] { return gradients(ctx, grads); });
+    variable_list found = with_typed_errors([&] { return gradients(ctx, grads); });
+    found.resize(found.size() + kOtherArguments);
+    return found;
   }
 
  private:
+  static constexpr size_t kOtherArguments = 2;  // of forward, after the tensors
+
   static variable_list gradients(AutogradContext* ctx, variable_list& grads) {
     auto holder = ctx->saved_data.at("call").toCapsule();
     auto& s = static_cast<CallState&>(*holder);
