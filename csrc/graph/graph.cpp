@@ -26,12 +26,17 @@ int Graph::opset(std::string_view domain) const {
 
 std::string Graph::unique_name(std::string_view base) {
   std::string name(base.empty() ? "v" : base);
-  if (!base.empty() && !by_name_.contains(name)) return name;
+  const auto taken = [this](const std::string& s) {  // nor hide a name of an enclosing graph
+    for (const Graph* g = this; g; g = g->parent_)
+      if (g->by_name_.contains(s)) return true;
+    return false;
+  };
+  if (!base.empty() && !taken(name)) return name;
   int& n = name_counts_[name];
   for (;;) {
     n = n == 0 && !base.empty() ? 2 : n + 1;
     std::string candidate = name + "_" + std::to_string(n);
-    if (!by_name_.contains(candidate)) return candidate;
+    if (!taken(candidate)) return candidate;
   }
 }
 
