@@ -73,7 +73,7 @@ Expr cumulative(const Grad& g, std::string_view op, Expr x, bool turned) {
   return g.builder().op(op, {x, g.x(1)}, {{"exclusive", exclusive}, {"reverse", turned ? 1 - reverse : reverse}});
 }
 
-Grads cumsum_grad(const Grad& g) { return {cumulative(g, "CumSum", g.dy(), true), {}}; }
+Grads cumsum_grad(const Grad& g) { return {cumulative(g, "CumSum", g.dy(), true)}; }
 
 // For x_i != 0: sum over j >= i of dy_j y_j / x_i. The first zero gets sum of dy_j y'_j with y' the products that leave
 // it out; what comes after it gets 0.
@@ -87,7 +87,7 @@ Grads cumprod_grad(const Grad& g) {
   const Expr others = cumulative(g, "CumProd", where(first, one, x), false);
   const Expr plain = cumulative(g, "CumSum", g.dy() * g.y(), true) / where(is_zero, one, x);
   const Expr at_zero = cumulative(g, "CumSum", g.dy() * others, true);
-  return {where(first, at_zero, where(is_zero, zero, plain)), {}};
+  return {where(first, at_zero, where(is_zero, zero, plain))};
 }
 
 }  // namespace

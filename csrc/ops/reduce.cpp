@@ -237,15 +237,15 @@ Expr count(const Grad& g) {
 
 Expr to_operand(const Grad& g, Expr v) { return expand_like(spread(g, v), g.x()); }
 
-Grads sum_grad(const Grad& g) { return {to_operand(g, g.dy()), {}}; }
+Grads sum_grad(const Grad& g) { return {to_operand(g, g.dy())}; }
 Grads mean_grad(const Grad& g) {
   const Expr n = count(g);
-  return {to_operand(g, n ? g.dy() / n : g.dy()), {}};
+  return {to_operand(g, n ? g.dy() / n : g.dy())};
 }
 // Equal extremes share equally.
 Grads extreme_grad(const Grad& g) {
   const Expr hit = cast(equal(g.x(), spread(g, g.y())), g.x().dtype());
-  return {hit * (spread(g, g.dy()) / sum_again(g, hit)), {}};
+  return {hit * (spread(g, g.dy()) / sum_again(g, hit))};
 }
 // The product of the others: y / x where x != 0; at a zero the product p of what is not zero when it is the only one,
 // and p times the other zero when there are two (which is 0, but has a derivative); 0 otherwise.
@@ -257,19 +257,19 @@ Grads prod_grad(const Grad& g) {
   const Expr p = spread(g, g.builder().op("ReduceProd", {others, g.x(1)}, g.node().attrs));
   const Expr sum = sum_again(g, where(is_zero, x, zero));
   const Expr at_zero = where(equal(zeros, one), p, where(equal(zeros, like(x, 2)), p * (sum - x), zero));
-  return {spread(g, g.dy()) * where(is_zero, at_zero, spread(g, g.y()) / others), {}};
+  return {spread(g, g.dy()) * where(is_zero, at_zero, spread(g, g.y()) / others)};
 }
-Grads l1_grad(const Grad& g) { return {spread(g, g.dy()) * sign(g.x()), {}}; }
+Grads l1_grad(const Grad& g) { return {spread(g, g.dy()) * sign(g.x())}; }
 Grads l2_grad(const Grad& g) {
   const Expr y = g.y(), zero = like(y, 0);
-  return {g.x() * spread(g, g.dy() / where(equal(y, zero), like(y, 1), y)), {}};
+  return {g.x() * spread(g, g.dy() / where(equal(y, zero), like(y, 1), y))};
 }
-Grads sum_square_grad(const Grad& g) { return {2.0 * g.x() * spread(g, g.dy()), {}}; }
-Grads log_sum_grad(const Grad& g) { return {to_operand(g, g.dy() / exp(g.y())), {}}; }
+Grads sum_square_grad(const Grad& g) { return {2.0 * g.x() * spread(g, g.dy())}; }
+Grads log_sum_grad(const Grad& g) { return {to_operand(g, g.dy() / exp(g.y()))}; }
 Grads log_sum_exp_grad(const Grad& g) {
   const Expr y = g.y(), nothing = like(y, -std::numeric_limits<double>::infinity());
   const Expr finite = where(equal(y, nothing), like(y, 0), y);
-  return {exp(g.x() - spread(g, finite)) * spread(g, g.dy()), {}};
+  return {exp(g.x() - spread(g, finite)) * spread(g, g.dy())};
 }
 
 OpDef entry(std::string_view name, InferFn infer, KernelFn kernel, GradFn grad, BindFn bind = nullptr) {

@@ -44,9 +44,7 @@ CASES = [
     row("BitwiseAnd", [R(2), R(2)], error="expected an integer type"),
     row("BitShift", [np.array([16, 4, 1], np.uint8), np.array([1, 2, 3], np.uint8)], {"direction": "LEFT"}),
     row("BitShift", [BIG, np.array([1], np.uint64)], {"direction": "RIGHT"}),
-    row(
-        "BitShift", [np.array([[16], [4]], np.uint32), np.array([1, 2, 3], np.uint32)], {"direction": "RIGHT"}, opset=11
-    ),
+    row("BitShift", [np.array([[16], [4]], np.uint32), np.array([1, 2, 3], np.uint32)], {"direction": "RIGHT"}, opset=11),
     row(
         "BitShift",
         [np.array([-16, -16, 7, 7], np.int32), np.array([2, 40, 2, -1], np.int32)],

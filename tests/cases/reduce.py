@@ -17,6 +17,13 @@ def prod(x, axes, keep):
     return x
 
 
+def of_nothing(x, _):
+    """logsumexp whose gradient is 0, not NaN, where all is -inf."""
+    nothing = (x == -INF).all(1, keepdim=True)
+    y = torch.where(nothing, torch.zeros_like(x), x).logsumexp(1, True)
+    return torch.where(nothing, torch.full_like(y, -INF), y)
+
+
 TORCH = {
     "ReduceSum": lambda x, axes, keep: x.sum(dims(x, axes), keep),
     "ReduceMean": lambda x, axes, keep: x.mean(dims(x, axes), keep),
@@ -78,9 +85,7 @@ CASES = [
     Case("ReduceLogSumExp", [R(0, 3), [0]], wrt=[], expect=lambda x, a: np.full((1, 3), -INF)),
     Case("ReduceMax", [F([[1.0, 3.0, 3.0]]), [1]], torch=lambda x, a: x.amax(1, True), fd=False),
     Case("ReduceMin", [F([[1.0, 1.0, 3.0]]), [1]], {"keepdims": 0}, torch=lambda x, a: x.amin(1), fd=False),
-    Case(
-        "ReduceProd", [F([[2.0, 0.0, 3.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]]), [1]], torch=lambda x, a: x.prod(1, True)
-    ),
+    Case("ReduceProd", [F([[2.0, 0.0, 3.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]]), [1]], torch=lambda x, a: x.prod(1, True)),
     Case("ReduceL1", [F([-1.0, 0.0, 2.0])], torch=lambda x: x.abs().sum(0, True), fd=False),
     Case(
         "ReduceL2",
@@ -95,13 +100,7 @@ CASES = [
         torch=lambda x, a: x.logsumexp(1, True),
         fd=False,
     ),
-    Case(
-        "ReduceLogSumExp",
-        [F([[-INF, -INF], [-INF, 0.0]]), [1]],
-        torch=lambda x, a: x.logsumexp(1, True),
-        fd=False,
-        second=False,
-    ),
+    Case("ReduceLogSumExp", [F([[-INF, -INF], [-INF, 0.0]]), [1]], torch=of_nothing, fd=False, second=False),
     Case("ReduceSum", [[[1, 2], [3, 4]], [0]], {"keepdims": 0}),
     Case("ReduceMax", [np.array([[1, 2], [3, 4]], np.int32), [0]], {"keepdims": 0}),
     Case(
