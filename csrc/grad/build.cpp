@@ -135,9 +135,10 @@ class Reverse {
     const Grad rule(n, b_, std::move(dy), needs);
     const auto custom = custom_gradient(n.op);
     const Grads grads = custom ? apply_custom(*custom, rule) : def->grad(rule);
-    if (grads.size() > n.inputs.size()) fail(ErrorKind::kGradient, "differentiate", "the rule returned too many gradients", n);
     for (size_t i = 0; i < grads.size(); ++i) {
-      if (!grads[i] || !needs[i]) continue;
+      if (!grads[i]) continue;
+      if (i >= n.inputs.size()) fail(ErrorKind::kGradient, "differentiate", "the rule returned too many gradients", n);
+      if (!needs[i]) continue;
       Value* x = n.inputs[i];
       Expr d = grads[i];
       if (d.dtype() != x->type.dtype) d = cast(d, x->type.dtype);
