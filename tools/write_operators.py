@@ -8,9 +8,9 @@ import ortmod
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 HEAD = """# Operators
 
-Written by `make docs` from `ortmod.supported_ops()`. Opsets: the first and the newest version that runs.
-Gradient: *yes*; *zero*, where the derivative is zero wherever it exists or none is defined (comparisons, shapes, integers);
-*no*, where one exists but is not implemented. Operators that the standard defines as functions run through their bodies.
+Written by `make docs` from `ortmod.supported_ops()`. Opsets: the first and the newest version that runs. Gradient:
+*yes*; *zero*, where the derivative is zero wherever it exists or none is defined (comparisons, shapes, integers); *no*,
+where one exists but is not implemented. Operators that the standard defines as functions run through their bodies.
 """
 
 
