@@ -43,13 +43,22 @@ bool is_root_of_mean(const Value* v, bool reciprocal) {
   return false;
 }
 
+/// Computed from constants only.
+bool is_static(const Value* v, int depth) {
+  if (!v || v->is_constant()) return true;
+  if (!v->producer || depth > 8) return false;
+  for (const Value* in : v->producer->inputs)
+    if (!is_static(in, depth + 1)) return false;
+  return !v->producer->inputs.empty();
+}
+
 }  // namespace
 
 bool Flow::is_view(const Node& n, int i) {
   if (i != 0 || !n.op->domain.empty()) return false;
   static const std::unordered_set<std::string> kViews{"Transpose", "Reshape", "Cast",    "CastLike", "Identity", "Unsqueeze",
                                                       "Squeeze",   "Flatten", "Slice",   "Split",    "Expand"};
-  return kViews.contains(n.op->name) || (n.op->name == "Gather" && n.in(1) && n.in(1)->is_constant() && n.in(1)->literal->numel() == 1);
+  return kViews.contains(n.op->name) || (n.op->name == "Gather" && is_static(n.in(1), 0));
 }
 
 Flow::Flow(const Graph& g) {
@@ -68,7 +77,7 @@ void Flow::scan(const Graph& g) {
       any |= v && inputs_.contains(v);
       real |= v && floats_.contains(v);
     }
-    if (n->is("Gather") && n->in(0) && is_float(n->in(0)->type.dtype) && !is_fixed(n->in(1))) real = true;
+    if (n->is("Gather") && n->in(0) && is_float(n->in(0)->type.dtype) && !is_static(n->in(1), 0)) real = true;
     mark_graphs(*n, [&](const Graph& s) {
       for (const Value* v : s.inputs) {
         if (any) inputs_.insert(v);
