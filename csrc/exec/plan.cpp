@@ -13,14 +13,6 @@ at::Tensor tensor_of(const LiteralPtr& l) {
   return at::from_blob(const_cast<void*>(l->data()), sizes, [l](void*) {}, at::TensorOptions().dtype(to_scalar_type(l->dtype())));
 }
 
-std::optional<HostInts> small_ints(const Literal& l) {
-  if (!(is_integer(l.dtype()) || l.dtype() == DType::kBool) || l.numel() > 64) return std::nullopt;
-  HostInts h;
-  h.dims = l.dims();
-  for (int64_t e : l.to_ints()) h.v.push_back(e);
-  return h;
-}
-
 /// Operators without a kernel are replaced by their bodies.
 void expand_without_kernel(Graph& g) {
   for (bool changed = true; changed;) {
@@ -69,7 +61,7 @@ std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs,
     if (id.contains(v)) continue;
     number(v);
     p->literals_.push_back(v->literal.get());
-    p->const_ints_.push_back(small_ints(*v->literal));
+    p->const_ints_.push_back(literal_ints(*v->literal));
     bool on_device = g.is_output(v), on_host = false;
     for (const Use& u : v->uses) {
       const OpDef* def = find_op(*u.node);

@@ -73,19 +73,13 @@ void Infer::broadcast_all(DType t) {
   out(0, t, std::move(r));
 }
 
-namespace {
-
-std::optional<HostInts> host_ints_of(const Value* v) {
-  if (!v || !v->is_constant()) return std::nullopt;
-  const DType t = v->literal->dtype();
-  if (!(is_integer(t) || t == DType::kBool) || v->literal->numel() > 64) return std::nullopt;
+std::optional<HostInts> literal_ints(const Literal& l) {
+  if (!(is_integer(l.dtype()) || l.dtype() == DType::kBool) || l.numel() > 64) return std::nullopt;
   HostInts h;
-  h.dims = v->literal->dims();
-  for (int64_t e : v->literal->to_ints()) h.v.push_back(e);
+  h.dims = l.dims();
+  for (int64_t e : l.to_ints()) h.v.push_back(std::max(e, kLastSymbol + 1));
   return h;
 }
-
-}  // namespace
 
 void infer_node(Node& n) {
   const OpDef* def = find_op(n.op);
@@ -96,7 +90,9 @@ void infer_node(Node& n) {
   host.reserve(n.inputs.size());
   for (const Value* v : n.inputs) {
     in.push_back(v ? &v->type : nullptr);
-    host.push_back(v && v->host ? std::optional<HostInts>(*v->host) : host_ints_of(v));
+    if (v && v->host) host.emplace_back(*v->host);
+    else if (v && v->is_constant()) host.push_back(literal_ints(*v->literal));
+    else host.emplace_back();
     ints.push_back(host.back() ? &*host.back() : nullptr);
   }
   std::vector<Type> out(n.outputs.size());

@@ -66,6 +66,9 @@ class Infer {
   std::span<std::optional<HostInts>> out_ints_;
 };
 
+/// The elements of a small integer constant. The least integers ("from the start" in a Slice) become the least that is not a symbol.
+std::optional<HostInts> literal_ints(const Literal& l);
+
 /// Broadcast of two dimensions; nullopt when they cannot be.
 std::optional<Dim> broadcast_dim(Dim a, Dim b);
 
