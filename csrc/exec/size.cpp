@@ -67,6 +67,8 @@ class Sizer {
 
   void run(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) {
     infer(inputs, ints);
+    for (int v = 0; v < n_; ++v)
+      if (!host_known_[u(v)]) s_.ints[u(v)].reset();
     find_needed();
     find_roots();
     find_lifetimes();
@@ -430,7 +432,8 @@ std::vector<Type> Plan::kept_types(const std::vector<Type>& inputs) const {
   for (size_t i = n_outputs_; i < outputs_.size(); ++i) {
     const int v = outputs_[i];
     const Type& t = s.types[static_cast<size_t>(v)];
-    if (s.host(v)) continue;
+    const HostInts* h = s.host(v);
+    if (h && std::find(h->v.begin(), h->v.end(), kAnyDim) == h->v.end()) continue;
     Dim n = static_cast<Dim>(dtype_size(t.dtype));
     for (Dim d : t.dims) n = dim_mul(n, d);
     if (n == kAnyDim || !t.has_rank) {
