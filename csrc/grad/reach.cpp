@@ -14,50 +14,69 @@ std::string gradient_support(const Node& n) {
   return "no gradient rule";
 }
 
+namespace {
+
+bool carries(const Value& v) { return is_float(v.type.dtype) || v.type.kind != Kind::kTensor; }
+
+/// Why no gradient comes back to `start`: the last obstacle on its ways.
+std::string obstacle(const Value& start, const std::unordered_set<const Value*>& useful) {
+  std::unordered_set<const Value*> seen{&start};
+  std::vector<const Value*> todo{&start};
+  std::string reason;
+  while (!todo.empty()) {
+    const Value* v = todo.back();
+    todo.pop_back();
+    for (const Use& u : v->uses) {
+      const Node& n = *u.node;
+      const std::string support = gradient_support(n);
+      bool any_useful = false, any_float = false;
+      for (const Value* o : n.outputs) {
+        if (!o || !useful.contains(o)) continue;
+        any_useful = true;
+        if (!carries(*o)) continue;
+        any_float = true;
+        if (support == "yes" && seen.insert(o).second) todo.push_back(o);
+      }
+      if (!any_useful) continue;
+      if (support == "zero") reason = "stopped by an operator whose gradient is zero" + where(n);
+      else if (support != "yes") reason = support + where(n);
+      else if (!any_float) reason = "stopped by an operator whose output is not a float" + where(n);
+    }
+  }
+  if (!reason.empty()) return reason;
+  return start.uses.empty() ? "nothing uses it" : "no output depends on it";
+}
+
+}  // namespace
+
 std::vector<Reach> explain_reach(const Graph& g, const std::vector<std::string>& wrt) {
-  std::unordered_set<const Value*> useful(g.outputs.begin(), g.outputs.end());
+  // `live`: a gradient comes back to the value; `useful`: an output depends on it.
+  std::unordered_set<const Value*> useful(g.outputs.begin(), g.outputs.end()), live;
+  for (const Value* v : g.outputs)
+    if (is_float(v->type.dtype)) live.insert(v);
   for (auto it = g.nodes().rbegin(); it != g.nodes().rend(); ++it) {
-    bool any = false;
-    for (const Value* v : (*it)->outputs) any = any || (v && useful.contains(v));
-    if (any)
-      for (const Value* v : (*it)->inputs)
-        if (v) useful.insert(v);
+    bool any_useful = false, any_live = false;
+    for (const Value* v : (*it)->outputs) {
+      any_useful = any_useful || (v && useful.contains(v));
+      any_live = any_live || (v && live.contains(v));
+    }
+    any_live = any_live && gradient_support(**it) == "yes";
+    for (const Value* v : (*it)->inputs) {
+      if (!v) continue;
+      if (any_useful) useful.insert(v);
+      if (any_live && carries(*v)) live.insert(v);
+    }
   }
   std::vector<Reach> result;
   for (const std::string& name : wrt) {
-    Reach r{name, false, ""};
-    const Value* start = g.find(name);
-    if (!start) {
-      r.reason = "no such value";
-      result.push_back(r);
-      continue;
+    const Value* v = g.find(name);
+    if (!v) {
+      result.push_back({name, false, "no such value"});
+    } else if (live.contains(v)) {
+      result.push_back({name, true, ""});
+    } else {
+      result.push_back({name, false, obstacle(*v, useful)});
     }
-    std::unordered_set<const Value*> seen{start};
-    std::vector<const Value*> todo{start};
-    while (!todo.empty() && !r.reached) {
-      const Value* v = todo.back();
-      todo.pop_back();
-      if (g.is_output(v) && is_float(v->type.dtype)) r.reached = true;
-      for (const Use& u : v->uses) {
-        const Node& n = *u.node;
-        const std::string support = gradient_support(n);
-        bool any_useful = false, any_float = false;
-        for (const Value* o : n.outputs) {
-          if (!o || !useful.contains(o)) continue;
-          any_useful = true;
-          if (!is_float(o->type.dtype) && o->type.kind == Kind::kTensor) continue;
-          any_float = true;
-          if (support == "yes" && seen.insert(o).second) todo.push_back(o);
-        }
-        if (!any_useful) continue;
-        if (support == "zero") r.reason = "stopped by an operator whose gradient is zero" + where(n);
-        else if (support != "yes") r.reason = support + where(n);
-        else if (!any_float) r.reason = "stopped by an operator whose output is not a float" + where(n);
-      }
-    }
-    if (r.reached) r.reason.clear();
-    if (!r.reached && r.reason.empty()) r.reason = start->uses.empty() ? "nothing uses it" : "no output depends on it";
-    result.push_back(r);
   }
   return result;
 }
