@@ -69,6 +69,22 @@ class Executable : public std::enable_shared_from_this<Executable> {
   /// The same for Forward::kept: the byte tensor's size is a sum of sizes rounded up to 64, an expression of the dims of `args`.
   std::vector<Type> kept_types(const std::vector<Type>& args, const Mode& mode);
 
+  /// What a call with these arguments runs, for reports and tests.
+  struct StepInfo {
+    bool backward = false;
+    bool through_aten = false;
+    std::string op;     // `domain::Name`, "copy" or "fill"
+    std::string node;   // its name, or that of its first output
+  };
+  struct Report {
+    std::vector<StepInfo> steps;
+    int64_t scratch_bytes = 0, kept_bytes = 0, backward_scratch_bytes = 0;
+    std::string forward_text, backward_text;  // the optimised graphs
+  };
+  Report report(at::TensorList args, const Mode& mode);
+  /// Nanoseconds of one pass over the forward steps of a call with these arguments, nothing else (mean of `repeats`).
+  double time_steps(at::TensorList args, const Mode& mode, int64_t repeats);
+
   /// A registered number by which dispatcher ops name this executable, and back (ModelError when it is gone). It depends on the content
   /// of the graph only (compiled artefacts keep it); joint() derives its own from this one's and the mode.
   int64_t handle() const { return handle_; }

@@ -117,14 +117,4 @@ const HostInts* Sizes::host(int v) const {
   return h ? &*h : nullptr;
 }
 
-std::vector<std::string> kernel_steps(const Sizes& s) {
-  std::vector<std::string> r;
-  for (size_t i = 0; i < s.list.steps.size(); ++i)
-    if (s.step_item[i] >= 0 && s.by_kernel[i]) {
-      const Node& n = *s.plan->items()[static_cast<size_t>(s.step_item[i])].node;
-      r.push_back((n.op->domain.empty() ? "" : n.op->domain + "::") + n.op->name);
-    }
-  return r;
-}
-
 }  // namespace ortmod

@@ -112,7 +112,4 @@ struct Sizes {
   std::shared_ptr<Sizes> backward;
 };
 
-/// Names of the operators whose steps go through ATen, in order.
-std::vector<std::string> kernel_steps(const Sizes& s);
-
 }  // namespace ortmod

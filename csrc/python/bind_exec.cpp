@@ -50,6 +50,25 @@ void bind_exec(py::module_& m) {
                                for (size_t i = 0; i < e.num_args(); i++) r.append(type_tuple(e.arg_type(i)));
                                return r;
                              })
+      .def("report",
+           [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training) {
+             const Executable::Report r = e.report(args, mode_from(e, needs, training));
+             py::list steps;
+             for (const auto& i : r.steps) steps.append(py::make_tuple(i.backward, i.through_aten, i.op, i.node));
+             py::dict d;
+             d["steps"] = steps;
+             d["scratch_bytes"] = r.scratch_bytes;
+             d["kept_bytes"] = r.kept_bytes;
+             d["backward_scratch_bytes"] = r.backward_scratch_bytes;
+             d["forward"] = r.forward_text;
+             d["backward"] = r.backward_text;
+             return d;
+           })
+      .def("time_steps",
+           [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training, int64_t repeats) {
+             py::gil_scoped_release release;
+             return e.time_steps(args, mode_from(e, needs, training), repeats);
+           })
       .def("updated_args", &Executable::updated_args)
       .def("joint", [](Executable& e, const std::vector<int64_t>& needs,
                        bool training) { return e.joint(mode_from(e, needs, training)); })
