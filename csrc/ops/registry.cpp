@@ -47,7 +47,7 @@ struct Registry {
         sequence_ops,
         control_ops,
         fused_ops,
-        fused_matmul_ops,
+        fused_matmul_ops, fused_pointwise_ops,
         engine_ops,
     };
     // clang-format on

@@ -40,6 +40,7 @@ OpTable sequence_ops();
 OpTable control_ops();
 OpTable fused_ops();
 OpTable fused_matmul_ops();
+OpTable fused_pointwise_ops();
 OpTable engine_ops();
 
 }  // namespace ortmod

@@ -48,5 +48,7 @@ int fold(Graph& g, const PassContext& c);
 int cse(Graph& g, const PassContext& c);
 int dce(Graph& g, const PassContext& c);
 int simplify(Graph& g, const PassContext& c);
+int fuse_matmul(Graph& g, const PassContext& c);
+int fuse_pointwise(Graph& g, const PassContext& c);
 
 }  // namespace ortmod
