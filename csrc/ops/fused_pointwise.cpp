@@ -100,10 +100,14 @@ bool bind_fused(Bind& b) {
   PointwiseProgram p;
   p.space(*space);
   SmallVec<Operand, 8> operands;
-  SmallVec<std::pair<const Value*, int>, 32> ids;
+  struct Entry {
+    const Value* value;
+    int id;
+  };
+  SmallVec<Entry, 32> ids;
   const auto id = [&](const Value* v) {
     for (size_t i = ids.size(); i-- > 0;)
-      if (ids[i].first == v) return ids[i].second;
+      if (ids[i].value == v) return ids[i].id;
     return -1;
   };
   for (size_t i = 0; i < b.num_in(); ++i) {
