@@ -51,7 +51,7 @@ struct Info {
 
 class Fuser {
  public:
-  Fuser(Graph& g, const PassContext& c) : g_(g), c_(c) {}
+  Fuser(Graph& g, const PassContext& c) : g_(g), c_(c), outputs_(g.outputs.begin(), g.outputs.end()) {}
 
   int run() {
     int changes = drop_expands();
@@ -82,7 +82,7 @@ class Fuser {
                  covers(n->inputs[j]->type.dims, x->type.dims);
         if (!kept) continue;
         g_.set_input(n, static_cast<int>(i), small);
-        if (x->uses.empty() && !g_.is_output(x)) g_.remove(x->producer);
+        if (x->uses.empty() && !is_output(x)) g_.remove(x->producer);
         ++n_changes;
       }
     }
@@ -140,7 +140,7 @@ class Fuser {
     for (size_t i = g_.nodes().size(); i-- > 0;) {
       Node* n = g_.nodes()[i];
       Info& me = info(n);
-      if (!me.ok || n->out()->uses.empty() || g_.is_output(n->out())) continue;
+      if (!me.ok || n->out()->uses.empty() || is_output(n->out())) continue;
       int level = -1;
       for (const Use& u : n->out()->uses) {
         if (u.node->graph != &g_ || !linked(n, u.node) || (level >= 0 && info(u.node).level != level)) {
@@ -217,7 +217,7 @@ class Fuser {
   }
   /// Is the value read by something that can never be in its group? (A lower bound of the outputs.)
   bool escapes(const Value* v) {
-    if (g_.is_output(v)) return true;
+    if (is_output(v)) return true;
     for (const Use& u : v->uses)
       if (u.node->graph != &g_ || !linked(v->producer, u.node)) return true;
     return false;
@@ -249,7 +249,7 @@ class Fuser {
       map[n->out()]->type = n->out()->type;
     }
     for (const Node* n : group.nodes) {
-      bool wanted = g_.is_output(n->out());
+      bool wanted = is_output(n->out());
       for (const Use& u : n->out()->uses) wanted = wanted || !members.contains(u.node);
       if (!wanted) continue;
       outputs.push_back(n->out());
@@ -276,6 +276,7 @@ class Fuser {
       fresh->type = outputs[o]->type;
       names.push_back(outputs[o]->name);
       g_.replace_uses(outputs[o], fresh);
+      if (outputs_.erase(outputs[o])) outputs_.insert(fresh);
     }
     for (size_t i = group.nodes.size(); i-- > 0;) g_.remove(group.nodes[i]);
     for (size_t o = 0; o < outputs.size(); ++o) {
@@ -298,8 +299,11 @@ class Fuser {
     return !space.empty() || !inputs.empty();
   }
 
+  bool is_output(const Value* v) const { return outputs_.contains(v); }
+
   Graph& g_;
   const PassContext& c_;
+  std::unordered_set<const Value*> outputs_;
   std::vector<Info> info_;
 };
 
