@@ -29,6 +29,7 @@ struct Block {
   T* c;
   int64_t ldc, k;
   int last;           // columns of the last vector
+  bool padded;        // B may be read past its last column
   bool first, final;  // first and final block along k
   T alpha;
   const T* bias;
@@ -37,10 +38,33 @@ struct Block {
   bool relu;
 };
 
+/// Loads and stores of the first elements of a vector; the mask is made once.
 template <class T>
-Vec<T> load(const T* p, int count) {
-  return count == Vec<T>::size() ? Vec<T>::loadu(p) : Vec<T>::loadu(p, count);
-}
+struct Tail {
+#if defined(CPU_CAPABILITY_AVX512)
+  std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask;
+  explicit Tail(int count) : mask(static_cast<decltype(mask)>((1u << count) - 1)) {}
+  Vec<T> load(const T* p) const {
+    if constexpr (sizeof(T) == 4) {
+      return _mm512_maskz_loadu_ps(mask, p);
+    } else {
+      return _mm512_maskz_loadu_pd(mask, p);
+    }
+  }
+  void store(const Vec<T>& v, T* p) const {
+    if constexpr (sizeof(T) == 4) {
+      _mm512_mask_storeu_ps(p, mask, v);
+    } else {
+      _mm512_mask_storeu_pd(p, mask, v);
+    }
+  }
+#else
+  int count;
+  explicit Tail(int n) : count(n) {}
+  Vec<T> load(const T* p) const { return count == Vec<T>::size() ? Vec<T>::loadu(p) : Vec<T>::loadu(p, count); }
+  void store(const Vec<T>& v, T* p) const { v.store(p, count); }
+#endif
+};
 
 /// out[q] += sum of the elements of s[q].
 template <class T>
@@ -78,6 +102,7 @@ void sum4(const Vec<T>* s, T* out) {
 template <class T, int R, int V>
 void micro(const Block<T>& s) {
   constexpr int W = Vec<T>::size();
+  const Tail<T> tail(s.last);
   Vec<T> acc[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
@@ -90,7 +115,7 @@ void micro(const Block<T>& s) {
       Vec<T> bv[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; ++j)
-        bv[j] = (j == V - 1 && !decltype(whole)::value) ? Vec<T>::loadu(b + j * W, s.last) : Vec<T>::loadu(b + j * W);
+        bv[j] = (j == V - 1 && !decltype(whole)::value) ? tail.load(b + j * W) : Vec<T>::loadu(b + j * W);
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) {
         const Vec<T> av(a[i * s.row_a]);
@@ -101,7 +126,7 @@ void micro(const Block<T>& s) {
       b += s.ldb;
     }
   };
-  if (s.last == W) {
+  if (s.last == W || s.padded) {
     steps(std::true_type{});
   } else {
     steps(std::false_type{});
@@ -112,18 +137,22 @@ void micro(const Block<T>& s) {
     T* c = s.c + i * s.ldc;
 #pragma GCC unroll 4
     for (int j = 0; j < V; ++j) {
-      const int count = j == V - 1 ? s.last : W;
+      const auto load = [&](const T* p) { return j == V - 1 ? tail.load(p) : Vec<T>::loadu(p); };
       Vec<T> v = s.alpha == T(1) ? acc[i][j] : acc[i][j] * alpha;
-      if (!s.first) v = v + load(c + j * W, count);
+      if (!s.first) v = v + load(c + j * W);
       if (s.final) {
         if (s.bias) {
           const T* p = s.bias + i * s.bias_row;
-          const Vec<T> bias = s.bias_col ? load(p + j * W, count) : Vec<T>(*p);
+          const Vec<T> bias = s.bias_col ? load(p + j * W) : Vec<T>(*p);
           v = s.bias_scale == T(1) ? v + bias : at::vec::fmadd(bias, Vec<T>(s.bias_scale), v);
         }
         if (s.relu) v = Vec<T>::blendv(v, zero, v < zero);
       }
-      v.store(c + j * W, count);
+      if (j == V - 1) {
+        tail.store(v, c + j * W);
+      } else {
+        v.store(c + j * W);
+      }
     }
   }
 }
@@ -273,7 +302,7 @@ void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
     return;
   }
   alignas(64) T packed[kBlockK * kVecs * Vec<T>::size()];
-  const int64_t panel = (g.m == 1 && !g.tb && kVecs == 3 ? 4 : kVecs) * W;
+  const int64_t most = g.m == 1 && !g.tb && kVecs == 3 ? 4 : kVecs;  // vectors of a panel
   Block<T> s{};
   s.row_a = g.ta ? 1 : g.lda;
   s.col_a = g.ta ? g.lda : 1;
@@ -287,11 +316,16 @@ void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
     s.k = std::min(kBlockK, g.k - k0);
     s.first = k0 == 0;
     s.final = k0 + kBlockK >= g.k;
-    for (int64_t j0 = 0; j0 < g.n; j0 += panel) {
-      const int64_t cols = std::min(panel, g.n - j0);
+    for (int64_t j0 = 0, cols; j0 < g.n; j0 += cols) {
+      // Panels of nearly equal width: a last one of few columns would leave the accumulators idle.
+      const int64_t left = (g.n - j0 + W - 1) / W, panels = (left + most - 1) / most;
+      cols = std::min((left + panels - 1) / panels * W, g.n - j0);
       const int vecs = static_cast<int>((cols + W - 1) / W);
       s.last = static_cast<int>(cols - (vecs - 1) * W);
+      s.padded = g.tb;
       if (g.tb) {
+        if (s.last < W)
+          for (int64_t k = 0; k < s.k; ++k) Vec<T>(T(0)).store(packed + k * kVecs * W + (vecs - 1) * W);
         pack_transposed(b + j0 * g.ldb + k0, g.ldb, cols, s.k, packed, kVecs * W);
         s.b = packed;
         s.ldb = kVecs * W;
