@@ -1,0 +1,57 @@
+"""python -m ortmod explain|gradient."""
+
+import nets
+import onnx
+import pytest
+
+from ortmod.__main__ import main
+
+
+@pytest.fixture
+def path(tmp_path):
+    _, model = nets.mlp()
+    onnx.save(model, tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def test_explain(path, capsys):
+    assert main(["explain", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "ai.onnx::Gemm-18" in said and "0.weight" in said and "float32[8, 10]" in said
+    assert "3 nodes, 0 without a gradient; 4 of 4 weights train by default, 0 of them not reached" in said
+
+
+def test_explain_unknown_operators(tmp_path, capsys):
+    model = nets.parse(
+        '<ir_version: 9, opset_import: ["": 18, "far": 1]> g (float[n] x) => (float[n] y) { h = Exp(x)  y = far.Away(h) }'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    assert main(["explain", str(tmp_path / "m.onnx")]) == 0
+    said = capsys.readouterr().out
+    assert "far::Away" in said and "unknown operator" in said and "Exp" in said
+
+
+def test_gradient(path, capsys):
+    assert main(["gradient", str(path)]) == 0
+    written = path.with_suffix(".gradient.onnx")
+    model = onnx.load(written)
+    onnx.checker.check_model(model, full_check=True)
+    names = [o.name for o in model.graph.output]
+    assert names[0] == "y" and set(names[1:]) == {"0.weight_grad", "0.bias_grad", "2.weight_grad", "2.bias_grad"}
+    said = capsys.readouterr().out
+    assert "y_grad" in said and str(written) in said
+
+
+def test_gradient_split_and_names(path, tmp_path, capsys):
+    target = tmp_path / "out.onnx"
+    assert main(["gradient", str(path), "-o", str(target), "--wrt", "x", "0.weight", "--split"]) == 0
+    forward, backward = (onnx.load(tmp_path / f"out.{part}.onnx") for part in ("forward", "backward"))
+    assert forward.graph.output[0].name == "y"
+    assert [o.name for o in backward.graph.output] == ["x_grad", "0.weight_grad"]
+
+
+def test_errors_are_one_line(path, tmp_path, capsys):
+    assert main(["gradient", str(path), "--wrt", "nobody"]) == 1
+    assert capsys.readouterr().err.startswith("error: [differentiate] wrt: got 'nobody'")
+    assert main(["explain", str(tmp_path / "absent.onnx")]) == 1
+    assert "absent.onnx" in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""build_gradient: names, order, split, opsets, second application; run by the stock runtime."""
+
+import json
+
+import nets
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import ortmod
+
+
+def run(model, feeds):
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(None, {k: np.asarray(v) for k, v in feeds.items()}), strict=True))
+
+
+@pytest.fixture
+def net():
+    network, model = nets.mlp()
+    x, dy = torch.randn(4, 10, requires_grad=True), torch.randn(4, 3)
+    wanted = torch.autograd.grad(network(x), [x, *network.parameters()], dy)
+    names = ["x", *(n for n, _ in network.named_parameters())]
+    return model, {"x": x.detach().numpy()}, {"y_grad": dy.numpy()}, dict(zip(names, wanted, strict=True))
+
+
+def same(outputs, wanted, names):
+    for name in names:
+        nets.close(torch.from_numpy(outputs[f"{name}_grad"]), wanted[name])
+
+
+def test_default_is_the_weights_that_train(net):
+    model, feeds, seeds, wanted = net
+    built = ortmod.build_gradient(model)
+    assert [o.name for o in built.graph.output] == ["y", "0.weight_grad", "0.bias_grad", "2.weight_grad", "2.bias_grad"]
+    assert [i.name for i in built.graph.input][:2] == ["x", "y_grad"]
+    weights = {t.name for t in built.graph.initializer}
+    assert {"0.weight", "0.bias", "2.weight", "2.bias"} <= weights & {*weights}
+    assert {"0.weight", "2.bias"} <= {i.name for i in built.graph.input}
+    assert all(n.domain == "" for n in built.graph.node) and not built.functions
+    assert built.opset_import[0].version == 18
+    same(run(built, feeds | seeds), wanted, ["0.weight", "0.bias", "2.weight", "2.bias"])
+    zeros = run(built, feeds | seeds | {"2.weight": np.zeros((3, 8), np.float32)})
+    assert not zeros["0.weight_grad"].any()
+
+
+def test_wrt_gives_the_order(net):
+    model, feeds, seeds, wanted = net
+    built = ortmod.build_gradient(model, wrt=["2.weight", "x"])
+    assert [o.name for o in built.graph.output] == ["y", "2.weight_grad", "x_grad"]
+    same(run(built, feeds | seeds), wanted, ["2.weight", "x"])
+
+
+def test_split(net):
+    model, feeds, seeds, wanted = net
+    names = ["x", "0.weight", "0.bias", "2.weight", "2.bias"]
+    forward, backward = ortmod.build_gradient(model, wrt=names, split=True)
+    first = run(forward, feeds)
+    kept = [o.name for o in forward.graph.output][1:]
+    inputs = [i.name for i in backward.graph.input]
+    assert forward.graph.output[0].name == "y" and inputs[0] == "y_grad" and inputs[1 : 1 + len(kept)] == kept
+    available = {**feeds, **{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}, **first, **seeds}
+    same(run(backward, {name: available[name] for name in inputs}), wanted, names)
+
+
+def test_taken_names_and_second_application():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (double[n] x, double[n] x_grad) => (double[n] y) { h = Mul(x, x_grad)  y = Tanh(h) }"""
+    model = nets.parse(text)
+    built = ortmod.build_gradient(model, wrt=["x"])
+    names = json.loads({p.key: p.value for p in built.metadata_props}["ortmod.gradient_names"])
+    assert names == {"y": "y_grad", "x": "x_grad_2"}
+    assert built.graph.output[1].name == "x_grad_2"
+    twice = ortmod.build_gradient(built, wrt=["x"], outputs=["x_grad_2"])
+    x, g, dy, ddx = (torch.randn(3, dtype=torch.float64) for _ in range(4))
+    v = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(torch.tanh(v * g), v, dy, create_graph=True)
+    (second,) = torch.autograd.grad(first, v, ddx)
+    names = json.loads({p.key: p.value for p in twice.metadata_props}["ortmod.gradient_names"])
+    feeds = {"x": x, "x_grad": g, "y_grad": dy, names["x_grad_2"]: ddx}
+    nets.close(torch.from_numpy(run(twice, {k: t.numpy() for k, t in feeds.items()})[names["x"]]), second)
+
+
+def test_unreachable():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (float[n] x, float[n] a) => (float[n] y) { r = Round(a)  y = Mul(x, r) }"""
+    model = nets.parse(text)
+    with pytest.raises(ortmod.GradientError, match="Round"):
+        ortmod.build_gradient(model, wrt=["x", "a"])
+    built = ortmod.build_gradient(model, wrt=["x", "a"], unreachable="zero")
+    found = run(built, {"x": np.ones(2, np.float32), "a": np.ones(2, np.float32), "y_grad": np.ones(2, np.float32)})
+    assert not found["a_grad"].any() and found["x_grad"].all()
+
+
+def test_names_are_checked(net):
+    model = net[0]
+    for wrong in ({"wrt": ["none"]}, {"wrt": ["x", "x"]}, {"outputs": ["none"]}):
+        with pytest.raises(ortmod.OrtmodError):
+            ortmod.build_gradient(model, **wrong)
+    with pytest.raises(ortmod.GradientError, match="unreachable"):
+        ortmod.build_gradient(model, unreachable="maybe")
+
+
+def test_training_form():
+    model = nets.batchnorm()
+    x = torch.randn(4, 3, 2, 2)
+    dy = torch.randn_like(x)
+    for training in (False, True):
+        built = ortmod.build_gradient(model, wrt=["x"], training=training)
+        twin = torch.nn.BatchNorm2d(3).train(training)
+        with torch.no_grad():
+            twin.weight.fill_(1.5)
+        v = x.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(twin(v), v, dy)
+        found = run(built, {"x": x.numpy(), "y_grad": dy.numpy()})["x_grad"]
+        nets.close(torch.from_numpy(found), wanted, 1e-4)
+
+
+GATHER = """<ir_version: 7, opset_import: ["": 13]>
+net (int64[n] ids) => (float[n, 4] y) { y = Gather(table, ids) }"""
+
+
+def test_opsets():
+    table = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    model = nets.parse(GATHER, table=table)
+    ids, dy = np.array([1, 1, 5]), np.ones((3, 4), np.float32)
+    wanted = np.zeros((6, 4), np.float32)
+    np.add.at(wanted, ids, dy)
+    with pytest.warns(UserWarning, match="one-hot"):
+        kept = ortmod.build_gradient(model)
+    upgraded = ortmod.build_gradient(model, opset="upgrade")
+    numbered = ortmod.build_gradient(model, opset=20)
+    for built, version in ((kept, 13), (upgraded, 16), (numbered, 20)):
+        assert built.opset_import[0].version == version
+        np.testing.assert_array_equal(run(built, {"ids": ids, "y_grad": dy})["table_grad"], wanted)
+    with pytest.raises(ortmod.ModelError, match="opset"):
+        ortmod.build_gradient(model, opset=999)
+
+
+def test_deterministic_bytes(net):
+    model = net[0]
+    assert ortmod.build_gradient(model).SerializeToString() == ortmod.build_gradient(model).SerializeToString()
+
+
+def test_supported_ops_and_explain(net):
+    table = {(o.domain, o.op): o for o in ortmod.supported_ops()}
+    assert table["", "Tanh"].gradient == "yes" and table["", "Round"].gradient == "zero"
+    assert all(o.forward for o in table.values())
+    facts = ortmod.explain(net[0])
+    assert [n.op for n in facts.nodes] == ["ai.onnx::Gemm-18", "ai.onnx::Tanh-18", "ai.onnx::Gemm-18"]
+    assert all(w.trainable and w.reached for w in facts.weights)
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (float[n, 4] x) => (float[n, 4] y) { h = MatMul(x, A)  r = Round(h)  y = MatMul(r, B) }"""
+    eye = np.eye(4, dtype=np.float32)
+    stopped = {w.name: w for w in ortmod.explain(nets.parse(text, A=eye * 2, B=eye * 3)).weights}
+    assert stopped["B"].reached and not stopped["A"].reached and "Round" in stopped["A"].stopped
