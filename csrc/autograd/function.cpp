@@ -114,9 +114,7 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     }
 
     s->kept = save.size();
-    s->saved_args = reads.args;
-    for (int i : reads.joint_args)
-      if (std::find(reads.args.begin(), reads.args.end(), i) == reads.args.end()) s->saved_args.push_back(i);
+    s->saved_args = reads.all_args;
     save.reserve(save.size() + s->saved_args.size() + reads.outputs.size());
     for (int i : s->saved_args) save.push_back(args[i]);
     for (int i : reads.outputs) save.push_back(outputs[i]);

@@ -173,15 +173,17 @@ std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
   auto g = p->joint_graph(random);
   // Arguments in order: inputs and weights of this executable, seeds, random values; weights become inputs.
   std::vector<Value*> inputs;
+  std::unordered_set<const Value*> arguments;
   for (const std::string& name : p->arg_names()) {
     Value* v = g->find(name);
     if (!v) v = g->add_value(name, arg_types_[inputs.size()]);
-    std::erase(g->weights, v);
     v->literal = nullptr;
+    arguments.insert(v);
     inputs.push_back(v);
   }
+  std::erase_if(g->weights, [&](const Value* v) { return arguments.contains(v); });
   for (Value* v : g->inputs)
-    if (std::find(inputs.begin(), inputs.end(), v) == inputs.end()) inputs.push_back(v);
+    if (!arguments.contains(v)) inputs.push_back(v);
   g->inputs = std::move(inputs);
   auto e = make(std::move(g), {});
   std::lock_guard lock(mutex_);

@@ -45,6 +45,7 @@ class Executable : public std::enable_shared_from_this<Executable> {
   struct Saved {
     std::vector<int> args, outputs;
     std::vector<int> joint_args;  // arguments that the joint graph reads, after dead code is gone (double backward recomputes from them)
+    std::vector<int> all_args;    // `args`, then the others of `joint_args`
     std::vector<int> seeds;       // outputs that a gradient can enter by (float, depend on a needed argument); others are not differentiable
     std::vector<int> reached;     // needed arguments that a gradient reaches, in order
   };

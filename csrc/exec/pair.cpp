@@ -17,9 +17,24 @@ std::vector<std::string> names_of(const std::vector<Value*>& values) {
   return r;
 }
 
-int index_of(const std::vector<std::string>& names, const std::string& name) {
-  const auto it = std::find(names.begin(), names.end(), name);
-  return it == names.end() ? -1 : static_cast<int>(it - names.begin());
+using Index = std::unordered_map<std::string_view, int>;
+
+Index index(const std::vector<std::string>& names) {
+  Index r;
+  for (size_t i = 0; i < names.size(); ++i) r.emplace(names[i], static_cast<int>(i));
+  return r;
+}
+
+int index_of(const Index& names, const std::string& name) {
+  const auto it = names.find(name);
+  return it == names.end() ? -1 : it->second;
+}
+
+/// Position of each number in a list.
+std::unordered_map<int, int> positions(const std::vector<int>& list) {
+  std::unordered_map<int, int> r;
+  for (size_t i = 0; i < list.size(); ++i) r.emplace(list[i], static_cast<int>(i));
+  return r;
 }
 
 /// Names of the arguments that some node of the graph reads.
@@ -47,8 +62,9 @@ PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weight
   base_outputs_ = base.outputs.size();
   auto g = base.clone();
   const std::vector<BufferUpdate> updates = set_training(*g, mode_.training);
+  const Index args = index(arg_names_);
   for (const BufferUpdate& u : updates) {
-    const int arg = index_of(arg_names_, u.weight->name);
+    const int arg = index_of(args, u.weight->name);
     if (arg < 0) continue;
     updated_.push_back(arg);
     g->outputs.push_back(u.new_value);
@@ -93,37 +109,44 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   Joint j = n_outputs_ == base_outputs_ ? std::move(probe) : differentiate(*g, options);
   wrt_ = j.wrt;
   seeds_ = j.outputs;
-  for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(output_names_, s));
+  const Index args = index(arg_names_), outputs_by_name = index(output_names_);
+  for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));
   Split s = split(j, arg_weights_);
   kept_ = std::move(s.kept);
   reads_ = std::move(s.reads);
   forward_ = std::move(s.forward);
   backward_ = std::move(s.backward);
   for (const std::string& name : reads_) {
-    const int arg = index_of(arg_names_, name);
+    const int arg = index_of(args, name);
     if (arg >= 0) {
       saved_.args.push_back(arg);
     } else {
-      saved_.outputs.push_back(index_of(output_names_, name));
+      saved_.outputs.push_back(index_of(outputs_by_name, name));
     }
   }
   joint_ = std::move(j.graph);
   joint_->outputs.erase(joint_->outputs.begin(), joint_->outputs.begin() + static_cast<std::ptrdiff_t>(n_outputs_));
   dce(*joint_, {});
   const auto used = read_values(*joint_);
-  for (size_t i = 0; i < arg_names_.size(); ++i)
-    if (used.contains(arg_names_[i])) saved_.joint_args.push_back(static_cast<int>(i));
+  saved_.all_args = saved_.args;
+  const std::unordered_map<int, int> read = positions(saved_.args);
+  for (size_t i = 0; i < arg_names_.size(); ++i) {
+    if (!used.contains(arg_names_[i])) continue;
+    saved_.joint_args.push_back(static_cast<int>(i));
+    if (!read.contains(static_cast<int>(i))) saved_.all_args.push_back(static_cast<int>(i));
+  }
 }
 
 std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) const {
   auto g = joint_->clone();
+  const Index kept = index(kept_);
   const std::vector<Node*> nodes = g->nodes();
   for (Node* n : nodes) {
     const OpDef* def = find_op(*n);
     if (!def || !def->random) continue;
     const std::vector<Value*> outputs = n->outputs;
     for (size_t i = 0; i < outputs.size(); ++i) {
-      if (!outputs[i] || index_of(kept_, outputs[i]->name) < 0) continue;
+      if (!outputs[i] || index_of(kept, outputs[i]->name) < 0) continue;
       const std::string name = outputs[i]->name;
       g->rename(outputs[i], name + "_drawn");
       Value* in = g->add_input(name, outputs[i]->type);
@@ -146,21 +169,22 @@ std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
   if (backward_) {
     std::vector<std::string> inputs = names_of(backward_->inputs);
     b = Plan::make(backward_->clone(), backward_->outputs.size(), inputs, d);
+    const Index args = index(arg_names_), outputs = index(output_names_);
+    const auto saved_args = positions(saved_.args), saved_outputs = positions(saved_.outputs);
     for (size_t i = 0; i < inputs.size(); ++i) {
       Source s{};
       std::string forward_name = inputs[i];
       if (i < seeds_.size()) {
-        s = {Source::kSeed, index_of(output_names_, seeds_[i]), 0};
+        s = {Source::kSeed, index_of(outputs, seeds_[i]), 0};
         forward_name = seeds_[i];
       } else if (i < seeds_.size() + kept_.size()) {
         s = {Source::kKept, static_cast<int>(i - seeds_.size()), 0};
       } else {
-        const int arg = index_of(arg_names_, inputs[i]);
+        const int arg = index_of(args, inputs[i]);
         if (arg >= 0) {
-          s = {Source::kArg, static_cast<int>(std::find(saved_.args.begin(), saved_.args.end(), arg) - saved_.args.begin()), 0};
+          s = {Source::kArg, saved_args.at(arg), 0};
         } else {
-          const int o = index_of(output_names_, inputs[i]);
-          s = {Source::kOutput, static_cast<int>(std::find(saved_.outputs.begin(), saved_.outputs.end(), o) - saved_.outputs.begin()), 0};
+          s = {Source::kOutput, saved_outputs.at(index_of(outputs, inputs[i])), 0};
         }
       }
       if (s.kind == Source::kSeed || s.kind == Source::kOutput) {
