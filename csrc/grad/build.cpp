@@ -22,7 +22,8 @@ Flags active_values(const Graph& g, const std::vector<Value*>& wrt) {
   for (const Node* n : g.nodes()) {
     if (blocks(find_op(*n)) && !custom_gradient(n->op)) continue;
     bool any = false;
-    for (const Value* v : n->inputs) any = any || (v && active.contains(v));
+    for (size_t i = 0; i < n->inputs.size(); ++i)
+      any = any || (n->inputs[i] && active.contains(n->inputs[i]) && reads_elements(find_op(*n), i));
     if (!any) continue;
     for (const Value* v : n->outputs)
       if (v && (is_float(v->type.dtype) || v->type.kind != Kind::kTensor)) active.insert(v);
@@ -118,8 +119,9 @@ class Reverse {
   void visit(Node& n, const Flags& active) {
     std::vector<bool> needs;
     bool any = false;
-    for (const Value* v : n.inputs) {
-      needs.push_back(v && active.contains(v));
+    for (size_t i = 0; i < n.inputs.size(); ++i) {
+      const Value* v = n.inputs[i];
+      needs.push_back(v && active.contains(v) && reads_elements(find_op(n), i));
       any = any || needs.back();
     }
     if (!any) return;
@@ -142,11 +144,21 @@ class Reverse {
       Value* x = n.inputs[i];
       Expr d = grads[i];
       if (d.dtype() != x->type.dtype) d = cast(d, x->type.dtype);
-      if (x->type.kind == Kind::kTensor) d = sum_to(d, b_.wrap(x));
+      const bool exact = def && def->exact && !custom;
+      if (x->type.kind == Kind::kTensor && !exact) d = sum_to(d, b_.wrap(x));
       check(n, i, d);
+      if (exact) refine(*d.value(), *x);
       name(d, x);
       parts_[x].push_back(d);
     }
+  }
+
+  /// The gradient has the shape of x: what is known of one is known of the other.
+  static void refine(Value& d, const Value& x) {
+    if (!x.type.has_rank) return;
+    if (!d.type.has_rank) d.type = Type(d.type.dtype, x.type.dims);
+    for (size_t k = 0; k < x.type.dims.size(); ++k)
+      if (!is_known(d.type.dims[k]) && x.type.dims[k] != kAnyDim) d.type.dims[k] = x.type.dims[k];
   }
 
   void check(const Node& n, size_t i, Expr d) const {

@@ -61,10 +61,11 @@ std::vector<Reach> explain_reach(const Graph& g, const std::vector<std::string>&
       any_live = any_live || (v && live.contains(v));
     }
     any_live = any_live && gradient_support(**it) == "yes";
-    for (const Value* v : (*it)->inputs) {
+    for (size_t i = 0; i < (*it)->inputs.size(); ++i) {
+      const Value* v = (*it)->inputs[i];
       if (!v) continue;
       if (any_useful) useful.insert(v);
-      if (any_live && carries(*v)) live.insert(v);
+      if (any_live && carries(*v) && reads_elements(find_op(**it), i)) live.insert(v);
     }
   }
   std::vector<Reach> result;

@@ -1,6 +1,7 @@
 // Appending nodes by arithmetic on values; what differs between opsets is decided here.
 #include "graph/expr.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ortmod {
@@ -162,16 +163,34 @@ Expr size(Expr x) {
 Expr reshape(Expr x, Expr shape) { return x.builder().op("Reshape", {x, shape}); }
 Expr reshape(Expr x, const std::vector<int64_t>& shape) { return reshape(x, x.builder().ints(shape)); }
 
+Expr reshape_exactly(Expr x, Expr shape) {
+  Builder& b = x.builder();
+  bool plain = b.opset() < 14;
+  if (const Value* v = shape.value(); v->is_constant()) {
+    const std::vector<int64_t> d = v->literal->to_ints();
+    plain = plain || std::find(d.begin(), d.end(), 0) == d.end();
+  }
+  return plain ? reshape(x, shape) : b.op("Reshape", {x, shape}, {{"allowzero", int64_t{1}}});
+}
+
 Expr reshape_like(Expr x, Expr y) {
   if (x.type().has_rank && y.type().has_rank && x.type().dims == y.type().dims &&
       std::none_of(x.type().dims.begin(), x.type().dims.end(), [](Dim d) { return d == kAnyDim; }))
     return x;
-  return reshape(x, shape(y));
+  return reshape_exactly(x, shape(y));
 }
 
 Expr flatten_all(Expr x) { return x.rank() == 1 ? x : reshape(x, std::vector<int64_t>{-1}); }
 
-Expr expand(Expr x, Expr shape) { return x.builder().op("Expand", {x, shape}); }
+// Before opset 8 there is no Expand: a tiled zero is added.
+Expr expand(Expr x, Expr shape) {
+  Builder& b = x.builder();
+  if (b.opset() >= 8) return b.op("Expand", {x, shape});
+  const Type& t = shape.type();
+  if (t.rank() != 1 || !is_known(t.dims[0])) fail(ErrorKind::kGradient, "build", "expanding to an unknown rank needs opset 8: got 7");
+  const std::vector<int64_t> ones(static_cast<size_t>(t.dims[0]), 1);
+  return x + b.op("Tile", {reshape(like(x, 0), ones), shape});
+}
 
 Expr expand_like(Expr x, Expr y) {
   if (x.type().has_rank && y.type().has_rank && x.type().dims == y.type().dims &&

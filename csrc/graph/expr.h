@@ -116,6 +116,8 @@ Expr dim(Expr x, int64_t axis);   // int64, 1-D of one element
 Expr size(Expr x);                // int64 scalar
 Expr reshape(Expr x, Expr shape);
 Expr reshape(Expr x, const std::vector<int64_t>& shape);
+/// The exact target shape: a zero in it is a size, not a copied dimension.
+Expr reshape_exactly(Expr x, Expr shape);
 Expr reshape_like(Expr x, Expr y);  // x itself when the shapes are known to be equal
 Expr flatten_all(Expr x);           // 1-D
 Expr expand(Expr x, Expr shape);

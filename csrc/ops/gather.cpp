@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops/bind_copy.h"
 #include "ops/index_kernels.h"
 #include "ops/indexing.h"
 #include "ops/registry.h"
@@ -225,16 +226,16 @@ Grads gather_nd_grad_body(const Grad& g) {
   Builder& b = g.builder();
   const int64_t batch = g.attr("batch_dims", 0), r = g.rank(2);
   const Dim depth = g.dims(1).back();
-  if (!is_known(depth)) g.fail("the last dimension of the indices is not known", "declare it in the model");
   if (b.opset() >= 16 && batch == 0)
     return {b.op("ScatterND", {zeros_like(x), i, dy}, {{"reduction", std::string("add")}})};
+  if (!is_known(depth)) g.fail("the last dimension of the indices is not known", "declare it in the model");
   std::vector<int64_t> lead, rest;
   for (int64_t k = 0; k < r; ++k) (k < batch + depth ? lead : rest).push_back(k);
   const Expr counted = index_image(dims_of(x, lead));
   const Expr rows = batch ? b.op("GatherND", {counted, i}, {{"batch_dims", batch}}) : b.op("GatherND", {counted, i});
   const Expr n = reshape(size(counted), std::vector<int64_t>{1});
   const Expr flat = concat({n, dims_of(x, rest)}, 0);
-  return {reshape(scatter_rows(rows, dy, rest.empty() ? n : flat), shape(x))};
+  return {reshape_like(scatter_rows(rows, dy, rest.empty() ? n : flat), x)};
 }
 
 Grads gather_nd_grad_grad(const Grad& g) {
@@ -276,38 +277,49 @@ Grads extractor_grad(const Grad& g) {
 
 OpTable gather_ops() {
   return {
-      {.name = "Gather", .infer = gather_infer, .kernel = gather_kernel, .grad = gather_grad},
+      {.name = "Gather",
+       .infer = gather_infer,
+       .kernel = gather_kernel,
+       .bind = bind_gather,
+       .grad = gather_grad,
+       .exact = true},
       {.name = "GatherGrad",
        .domain = "ortmod",
        .infer = like_third,
        .kernel = gather_grad_kernel,
+       .bind = bind_gather_grad,
        .grad = gather_grad_grad,
        .body = gather_grad_body,
+       .exact = true,
        .shape_inputs = 0b100},
       {.name = "GatherElements",
        .infer = gather_elements_infer,
        .kernel = gather_elements_kernel,
-       .grad = gather_elements_grad},
+       .grad = gather_elements_grad,
+       .exact = true},
       {.name = "GatherElementsGrad",
        .domain = "ortmod",
        .infer = like_third,
        .kernel = gather_elements_grad_kernel,
        .grad = gather_elements_grad_grad,
        .body = gather_elements_grad_body,
+       .exact = true,
        .shape_inputs = 0b100},
-      {.name = "GatherND", .infer = gather_nd_infer, .kernel = gather_nd_kernel, .grad = gather_nd_grad},
+      {.name = "GatherND", .infer = gather_nd_infer, .kernel = gather_nd_kernel, .grad = gather_nd_grad, .exact = true},
       {.name = "GatherNDGrad",
        .domain = "ortmod",
        .infer = like_third,
        .kernel = gather_nd_grad_kernel,
        .grad = gather_nd_grad_grad,
        .body = gather_nd_grad_body,
+       .exact = true,
        .shape_inputs = 0b100},
       {.name = "ArrayFeatureExtractor",
        .domain = "ai.onnx.ml",
        .infer = extractor_infer,
        .kernel = extractor_kernel,
-       .grad = extractor_grad},
+       .grad = extractor_grad,
+       .exact = true},
   };
 }
 

@@ -211,12 +211,26 @@ Grads unique_grad(const Grad& g) {
 
 OpTable index_ops() {
   return {
-      {.name = "Trilu", .infer = trilu_infer, .kernel = trilu_kernel, .grad = trilu_grad, .host_inputs = 0b10},
-      {.name = "TopK", .infer = top_k_infer, .kernel = top_k_kernel, .grad = top_k_grad, .host_inputs = 0b10},
-      {.name = "ReverseSequence", .infer = reverse_infer, .kernel = reverse_kernel, .grad = reverse_grad},
-      {.name = "Compress", .infer = compress_infer, .kernel = compress_kernel, .grad = compress_grad},
+      {.name = "Trilu",
+       .infer = trilu_infer,
+       .kernel = trilu_kernel,
+       .grad = trilu_grad,
+       .exact = true,
+       .host_inputs = 0b10},
+      {.name = "TopK",
+       .infer = top_k_infer,
+       .kernel = top_k_kernel,
+       .grad = top_k_grad,
+       .exact = true,
+       .host_inputs = 0b10},
+      {.name = "ReverseSequence",
+       .infer = reverse_infer,
+       .kernel = reverse_kernel,
+       .grad = reverse_grad,
+       .exact = true},
+      {.name = "Compress", .infer = compress_infer, .kernel = compress_kernel, .grad = compress_grad, .exact = true},
       {.name = "NonZero", .infer = nonzero_infer, .kernel = nonzero_kernel, .grad = no_grad},
-      {.name = "Unique", .infer = unique_infer, .kernel = unique_kernel, .grad = unique_grad},
+      {.name = "Unique", .infer = unique_infer, .kernel = unique_kernel, .grad = unique_grad, .exact = true},
   };
 }
 

@@ -1,6 +1,8 @@
 // What the view, index and scatter families share.
 #include "ops/indexing.h"
 
+#include <algorithm>
+
 namespace ortmod {
 
 const std::vector<int64_t>* list_attr(const Node& n, std::string_view key) {
@@ -23,6 +25,20 @@ void pass_ints(Infer& c, const Dims& dims) {
 std::optional<Dim> equal_dim(Dim a, Dim b) {
   if (is_known(a)) return is_known(b) && a != b ? std::nullopt : std::optional<Dim>(a);
   return is_known(b) || a == kAnyDim ? b : a;
+}
+
+SlicePart slice_part(int64_t start, int64_t end, int64_t step, int64_t d) {
+  if (start < 0) start = start < -d ? -1 : start + d;
+  if (end < 0) end = end < -d ? -1 : end + d;
+  if (step > 0) {
+    start = std::clamp<int64_t>(start, 0, d);
+    end = std::clamp<int64_t>(end, 0, d);
+    return {start, step, end > start ? (end - start - 1) / step + 1 : 0};
+  }
+  if (d == 0) return {0, step, 0};
+  start = std::clamp<int64_t>(start, 0, d - 1);
+  end = std::clamp<int64_t>(end, -1, d - 1);
+  return {start, step, start > end ? (start - end - 1) / -std::max(step, -INT64_MAX) + 1 : 0};
 }
 
 Grads only_first(const Grad& g, Expr e) {
@@ -85,9 +101,15 @@ Expr iota(Expr n) {
   return squeeze(b.op("NonZero", {ones}), {0});
 }
 
+Expr cut(Expr x, Expr offset, Expr count, int64_t axis) {
+  Builder& b = x.builder();
+  if (b.opset() < 10) return gather(x, offset ? iota(count) + offset : iota(count), axis);
+  return slice(x, offset ? offset : b.ints({0}), offset ? offset + count : count, b.ints({axis}));
+}
+
 Expr index_image(Expr shape) {
   const Expr all = zeros(shape, DType::kInt64);
-  return reshape(iota(reshape(size(all), std::vector<int64_t>{1})), shape);
+  return reshape_exactly(iota(reshape(size(all), std::vector<int64_t>{1})), shape);
 }
 
 Expr one_hot(Expr indices, Expr depth, int64_t axis, DType t) {
@@ -110,7 +132,7 @@ Expr scatter_rows(Expr indices, Expr updates, Expr shape) {
   const int64_t q = i.rank();
   const Expr n = slice(shape, {0}, {1}, {0});
   const Expr hot = one_hot(flatten_all(i), n, 0, updates.dtype());
-  return reshape(matmul(hot, b.op("Flatten", {updates}, {{"axis", q}})), shape);
+  return reshape_exactly(matmul(hot, b.op("Flatten", {updates}, {{"axis", q}})), shape);
 }
 
 }  // namespace ortmod

@@ -26,6 +26,11 @@ inline std::optional<int64_t> wrap_axis(int64_t a, int64_t rank) {
   if (a < -rank || a >= rank) return std::nullopt;
   return a < 0 ? a + rank : a;
 }
+/// Positions of start:end:step on an axis of size d, clamped as the standard says.
+struct SlicePart {
+  int64_t start, step, count;
+};
+SlicePart slice_part(int64_t start, int64_t end, int64_t step, int64_t d);
 /// Gradients with only the first one present.
 Grads only_first(const Grad& g, Expr e);
 /// Attributes of the node of a rule, for a fused node that carries them on.
@@ -39,6 +44,8 @@ Expr iota(Expr n);
 Expr zeros(Expr shape, DType t);
 /// Index k of each element of a tensor shaped like `shape` (int64, 1-D) in row-major order.
 Expr index_image(Expr shape);
+/// `count` elements of x along `axis` from `offset` (empty: 0); both of one element, known at run time.
+Expr cut(Expr x, Expr offset, Expr count, int64_t axis);
 /// 1 where `axis` counts to the index, else 0: shape of `indices` with an axis of `depth` elements inserted.
 Expr one_hot(Expr indices, Expr depth, int64_t axis, DType t);
 /// y[r] = sum of updates[i] over indices[i] == r; `indices` of any rank q, `updates` [indices..., rest...], result

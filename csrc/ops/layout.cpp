@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops/bind_copy.h"
 #include "ops/indexing.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -108,12 +109,9 @@ Grads concat_grad(const Grad& g) {
       r[i] = slice(dy, {*start}, {*end}, {axis});
       continue;
     }
-    if (b.opset() < 10)
-      g.fail("pieces of sizes that are only known at run time need opset 10", "use opset=\"upgrade\"");
     Expr offset;
     for (size_t k = 0; k < i; ++k) offset = offset ? offset + dim(g.x(k), axis) : dim(g.x(k), axis);
-    r[i] = slice(dy, offset ? offset : b.ints({0}), offset ? offset + dim(g.x(i), axis) : dim(g.x(i), axis),
-                 b.ints({axis}));
+    r[i] = cut(dy, offset, dim(g.x(i), axis), axis);
   }
   return r;
 }
@@ -338,20 +336,34 @@ Grads center_grad(const Grad& g) {
 
 OpTable layout_ops() {
   return {
-      {.name = "Concat", .infer = concat_infer, .kernel = concat_kernel, .grad = concat_grad},
-      {.name = "Split", .infer = split_infer, .kernel = split_kernel, .grad = split_grad, .host_inputs = 0b10},
+      {.name = "Concat",
+       .infer = concat_infer,
+       .kernel = concat_kernel,
+       .bind = bind_concat,
+       .grad = concat_grad,
+       .exact = true},
+      {.name = "Split",
+       .infer = split_infer,
+       .kernel = split_kernel,
+       .bind = bind_split,
+       .grad = split_grad,
+       .exact = true,
+       .host_inputs = 0b10},
       {.name = "DepthToSpace",
        .infer = [](Infer& c) { blocks_infer(c, true); },
        .kernel = blocks_kernel<true>,
-       .grad = depth_to_space_grad},
+       .grad = depth_to_space_grad,
+       .exact = true},
       {.name = "SpaceToDepth",
        .infer = [](Infer& c) { blocks_infer(c, false); },
        .kernel = blocks_kernel<false>,
-       .grad = space_to_depth_grad},
+       .grad = space_to_depth_grad,
+       .exact = true},
       {.name = "CenterCropPad",
        .infer = center_infer,
        .kernel = center_kernel,
        .grad = center_grad,
+       .exact = true,
        .host_inputs = 0b10},
   };
 }

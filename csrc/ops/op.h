@@ -41,6 +41,7 @@ struct OpDef {
   Pw pointwise = Pw{0};     // fusable pointwise operators
   int alias = -1;           // output 0 is a view of this input (same elements, same order)
   bool inplace = false;     // output 0 may overwrite an input of the same size and type
+  bool exact = false;       // the rule gives gradients of exactly the inputs' shapes: nothing was broadcast
   bool random = false;      // draws from a generator: never folded, merged or recomputed
   int host_inputs = 0;      // bit i: input i is read on the host (shapes, axes), so it needs no device copy when known
   int shape_inputs = 0;     // bit i: only the shape of input i is read, so its elements need not be kept for backward
@@ -51,6 +52,9 @@ struct OpDef {
 const OpDef* find_op(Op op);
 inline const OpDef* find_op(const Node& n) { return find_op(n.op); }
 std::span<const OpDef* const> all_ops();
+
+/// Whether a gradient can come back through input i (it reads more than the shape).
+inline bool reads_elements(const OpDef* def, size_t i) { return !def || i >= 32 || !(def->shape_inputs >> i & 1); }
 
 /// Sets the output types of a node from its inputs' types (and host values of constant inputs).
 void infer_node(Node& n);

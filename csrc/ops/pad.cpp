@@ -290,7 +290,7 @@ Grads pad_grad_body(const Grad& g) {
   if (g.has_x(3)) in.insert(in.end(), {Expr(), g.x(3)});
   const Expr at = b.op("Pad", in, copy_attrs(g.node(), {"mode"}));
   const Expr n = reshape(size(x), std::vector<int64_t>{1});
-  return {reshape(scatter_rows(flatten_all(at), flatten_all(dy), n), all)};
+  return {reshape_like(scatter_rows(flatten_all(at), flatten_all(dy), n), x)};
 }
 
 Grads pad_grad_grad(const Grad& g) {
@@ -304,13 +304,14 @@ Grads pad_grad_grad(const Grad& g) {
 
 OpTable pad_ops() {
   return {
-      {.name = "Pad", .infer = pad_infer, .kernel = pad_kernel, .grad = pad_grad, .host_inputs = 0b1010},
+      {.name = "Pad", .infer = pad_infer, .kernel = pad_kernel, .grad = pad_grad, .exact = true, .host_inputs = 0b1010},
       {.name = "PadGrad",
        .domain = "ortmod",
        .infer = pad_grad_infer,
        .kernel = pad_grad_kernel,
        .grad = pad_grad_grad,
        .body = pad_grad_body,
+       .exact = true,
        .host_inputs = 0b1100,
        .shape_inputs = 0b10},
   };

@@ -114,7 +114,12 @@ struct Access {
   Expr indices;
   std::string_view scatter_op, gather_op;
   Attrs attrs;
-  Expr pick(Expr t) const { return b.op(gather_op, {t, indices}, attrs); }
+  Expr updates;
+  /// Values of t at the indices, shaped like the updates.
+  Expr pick(Expr t) const {
+    const Expr p = b.op(gather_op, {t, indices}, attrs);
+    return p.type().has_rank ? p : reshape_like(p, updates);
+  }
   Expr put(Expr base, Expr u, std::string_view reduction = "") const {
     Attrs a = attrs;
     if (!reduction.empty()) a.emplace_back("reduction", std::string(reduction));
@@ -160,7 +165,7 @@ Grads scatter_gradient(const Grad& g, const Access& at) {
 Grads scatter_elements_grad(const Grad& g) {
   Builder& b = g.builder();
   const Attrs axis = {{"axis", g.attr("axis", 0)}};
-  if (b.opset() >= 11) return scatter_gradient(g, {b, g.x(1), "ScatterElements", "GatherElements", axis});
+  if (b.opset() >= 11) return scatter_gradient(g, {b, g.x(1), "ScatterElements", "GatherElements", axis, g.x(2)});
   Grads r(3);
   const int64_t a = g.attr("axis", 0) < 0 ? g.attr("axis", 0) + g.rank() : g.attr("axis", 0);
   if (g.needs(0)) r[0] = b.op("Scatter", {g.dy(), g.x(1), zeros_like(g.x(2))}, axis);
@@ -171,16 +176,15 @@ Grads scatter_elements_grad(const Grad& g) {
     if (i == a || (g.dims(0)[static_cast<size_t>(i)] == g.dims(2)[static_cast<size_t>(i)] &&
                    g.dims(0)[static_cast<size_t>(i)] != kAnyDim))
       continue;
-    if (b.opset() < 10 && !is_known(g.dims(2)[static_cast<size_t>(i)]))
-      g.fail("updates shorter than the data need opset 10", "use opset=\"upgrade\"");
-    dy = b.opset() < 10 ? slice(dy, {0}, {g.dims(2)[static_cast<size_t>(i)]}, {i})
-                        : slice(dy, b.ints({0}), dim(g.x(2), i), b.ints({i}));
+    dy = cut(dy, Expr(), dim(g.x(2), i), i);
   }
   r[2] = reduce_sum(one_hot(g.x(1), dim(g.x(0), a), a, dy.dtype()) * unsqueeze(dy, {a + 1}), {a}, false);
   return r;
 }
 
-Grads scatter_nd_grad(const Grad& g) { return scatter_gradient(g, {g.builder(), g.x(1), "ScatterND", "GatherND", {}}); }
+Grads scatter_nd_grad(const Grad& g) {
+  return scatter_gradient(g, {g.builder(), g.x(1), "ScatterND", "GatherND", {}, g.x(2)});
+}
 
 // ---- OneHot
 
@@ -302,17 +306,29 @@ OpTable scatter_ops() {
       {.name = "Scatter",
        .infer = scatter_elements_infer,
        .kernel = scatter_elements_kernel,
-       .grad = scatter_elements_grad},
+       .grad = scatter_elements_grad,
+       .exact = true},
       {.name = "ScatterElements",
        .infer = scatter_elements_infer,
        .kernel = scatter_elements_kernel,
-       .grad = scatter_elements_grad},
-      {.name = "ScatterND", .infer = scatter_nd_infer, .kernel = scatter_nd_kernel, .grad = scatter_nd_grad},
-      {.name = "OneHot", .infer = one_hot_infer, .kernel = one_hot_kernel, .grad = one_hot_grad, .host_inputs = 0b10},
+       .grad = scatter_elements_grad,
+       .exact = true},
+      {.name = "ScatterND",
+       .infer = scatter_nd_infer,
+       .kernel = scatter_nd_kernel,
+       .grad = scatter_nd_grad,
+       .exact = true},
+      {.name = "OneHot",
+       .infer = one_hot_infer,
+       .kernel = one_hot_kernel,
+       .grad = one_hot_grad,
+       .exact = true,
+       .host_inputs = 0b10},
       {.name = "TensorScatter",
        .infer = tensor_scatter_infer,
        .kernel = tensor_scatter_kernel,
-       .grad = tensor_scatter_grad},
+       .grad = tensor_scatter_grad,
+       .exact = true},
   };
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops/bind_copy.h"
 #include "ops/indexing.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -12,25 +13,6 @@ namespace {
 
 /// The slice parameters follow the data input, or the data-sized gradient and the original (SliceGrad).
 constexpr size_t kForward = 1, kBackward = 2;
-
-struct Range {
-  int64_t start, step, count;
-};
-
-/// Positions of start:end:step on an axis of size d, clamped as the standard says.
-Range clamp(int64_t start, int64_t end, int64_t step, int64_t d) {
-  if (start < 0) start = start < -d ? -1 : start + d;
-  if (end < 0) end = end < -d ? -1 : end + d;
-  if (step > 0) {
-    start = std::clamp<int64_t>(start, 0, d);
-    end = std::clamp<int64_t>(end, 0, d);
-    return {start, step, end > start ? (end - start - 1) / step + 1 : 0};
-  }
-  if (d == 0) return {0, step, 0};
-  start = std::clamp<int64_t>(start, 0, d - 1);
-  end = std::clamp<int64_t>(end, -1, d - 1);
-  return {start, step, start > end ? (start - end - 1) / -std::max(step, -INT64_MAX) + 1 : 0};
-}
 
 constexpr int64_t kFar = INT32_MAX;  // exporters write INT32_MAX or INT64_MAX for "to the end"
 
@@ -118,7 +100,7 @@ void slice_infer(Infer& c) {
     }
     return c.out(0, t, std::move(to));
   }
-  Range only{0, 1, 0};
+  SlicePart only{0, 1, 0};
   bool plain = true;
   for (size_t i = 0; i < s.count; ++i) {
     const size_t a = static_cast<size_t>(c.axis(s.axis ? s.axis[i] : static_cast<int64_t>(i), c.rank()));
@@ -126,7 +108,7 @@ void slice_infer(Infer& c) {
               d = c.dims()[a];
     if (step == 0) c.fail("a step is zero", 4);
     if (is_known(d) && !is_symbolic(start) && !is_symbolic(end)) {
-      only = clamp(start, end, step, d);
+      only = slice_part(start, end, step, d);
       to[a] = only.count;
     } else {
       plain = false;
@@ -161,7 +143,7 @@ struct Selection {
       const auto axis = wrap_axis(a[i], x.dim());
       if (!axis) c.fail("axis out of range: got " + std::to_string(a[i]) + " for rank " + std::to_string(x.dim()));
       if (p[i] == 0) c.fail("a step is zero");
-      const Range r = clamp(s[i], e[i], p[i], x.size(*axis));
+      const SlicePart r = slice_part(s[i], e[i], p[i], x.size(*axis));
       if (r.count == 0) {
         x = x.narrow(*axis, 0, 0);
       } else if (r.step > 0) {
@@ -297,7 +279,7 @@ Grads slice_grad_body(const Grad& g) {
       ordered = ordered && (end >= kFar || start == 0 || ((start < 0) == (end < 0) && start <= end));
       sized = sized && is_known(d);
       if (!is_known(d)) continue;
-      const Range r = clamp(start, end, 1, d);
+      const SlicePart r = slice_part(start, end, 1, d);
       pads[static_cast<size_t>(k->axes[i])] = r.count ? r.start : 0;
       pads[static_cast<size_t>(g.rank(1) + k->axes[i])] = r.count ? d - r.start - r.count : d;
     }
@@ -320,7 +302,7 @@ Grads slice_grad_body(const Grad& g) {
   const Expr empty = zeros(reshape(size(x), std::vector<int64_t>{1}), dy.dtype());
   const Expr filled = b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter",
                            {empty, flatten_all(picked), flatten_all(dy)}, {{"axis", int64_t{0}}});
-  return {reshape(filled, all)};
+  return {reshape_like(filled, x)};
 }
 
 Grads slice_grad_grad(const Grad& g) {
@@ -333,13 +315,21 @@ Grads slice_grad_grad(const Grad& g) {
 
 OpTable slice_ops() {
   return {
-      {.name = "Slice", .infer = slice_infer, .kernel = slice_kernel, .grad = slice_grad, .host_inputs = 0b11110},
+      {.name = "Slice",
+       .infer = slice_infer,
+       .kernel = slice_kernel,
+       .bind = bind_slice,
+       .grad = slice_grad,
+       .exact = true,
+       .host_inputs = 0b11110},
       {.name = "SliceGrad",
        .domain = "ortmod",
        .infer = slice_grad_infer,
        .kernel = slice_grad_kernel,
+       .bind = bind_slice_grad,
        .grad = slice_grad_grad,
        .body = slice_grad_body,
+       .exact = true,
        .host_inputs = 0b111100,
        .shape_inputs = 0b10},
   };

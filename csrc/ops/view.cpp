@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ops/bind_copy.h"
 #include "ops/indexing.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -84,7 +85,8 @@ const char* resolve(const Dims* from, const Dim* target, size_t n, bool allow_ze
     r = a / b;
     return nullptr;
   }
-  if (unknown == 0 && is_known(a) && is_known(b) && a != b) return "the number of elements differs";
+  if (const Dim x = numel(*from), y = numel(to); unknown == 0 && is_known(x) && is_known(y) && x != y)
+    return "the number of elements differs";
   return nullptr;
 }
 
@@ -447,36 +449,65 @@ Grads tile_grad(const Grad& g) {
   }
   flush();
   if (sum.empty()) return only_first(g, dy);
-  return only_first(g, reduce_sum(reshape(dy, concat(pieces, 0)), sum, false));
+  return only_first(g, reduce_sum(reshape_exactly(dy, concat(pieces, 0)), sum, false));
 }
 
 }  // namespace
 
 OpTable view_ops() {
   return {
-      {.name = "Identity", .infer = identity_infer, .kernel = identity_kernel, .grad = identity_grad, .alias = 0},
+      {.name = "Identity",
+       .infer = identity_infer,
+       .kernel = identity_kernel,
+       .grad = identity_grad,
+       .alias = 0,
+       .exact = true},
       {.name = "Reshape",
        .infer = reshape_infer,
        .kernel = reshape_kernel,
        .grad = reshape_grad,
        .alias = 0,
+       .exact = true,
        .host_inputs = 0b10},
-      {.name = "Flatten", .infer = flatten_infer, .kernel = flatten_kernel, .grad = reshape_grad, .alias = 0},
+      {.name = "Flatten",
+       .infer = flatten_infer,
+       .kernel = flatten_kernel,
+       .grad = reshape_grad,
+       .alias = 0,
+       .exact = true},
       {.name = "Squeeze",
        .infer = squeeze_infer,
        .kernel = squeeze_kernel,
        .grad = squeeze_grad,
        .alias = 0,
+       .exact = true,
        .host_inputs = 0b10},
       {.name = "Unsqueeze",
        .infer = unsqueeze_infer,
        .kernel = unsqueeze_kernel,
        .grad = unsqueeze_grad,
        .alias = 0,
+       .exact = true,
        .host_inputs = 0b10},
-      {.name = "Transpose", .infer = transpose_infer, .kernel = transpose_kernel, .grad = transpose_grad},
-      {.name = "Expand", .infer = expand_infer, .kernel = expand_kernel, .grad = expand_grad, .host_inputs = 0b10},
-      {.name = "Tile", .infer = tile_infer, .kernel = tile_kernel, .grad = tile_grad, .host_inputs = 0b10},
+      {.name = "Transpose",
+       .infer = transpose_infer,
+       .kernel = transpose_kernel,
+       .bind = bind_transpose,
+       .grad = transpose_grad,
+       .exact = true},
+      {.name = "Expand",
+       .infer = expand_infer,
+       .kernel = expand_kernel,
+       .bind = bind_expand,
+       .grad = expand_grad,
+       .host_inputs = 0b10},
+      {.name = "Tile",
+       .infer = tile_infer,
+       .kernel = tile_kernel,
+       .bind = bind_tile,
+       .grad = tile_grad,
+       .exact = true,
+       .host_inputs = 0b10},
   };
 }
 

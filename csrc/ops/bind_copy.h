@@ -1,0 +1,17 @@
+// Static CPU steps that move elements: one strided copy, or a look-up.
+#pragma once
+#include "ops/kernel.h"
+
+namespace ortmod {
+
+bool bind_transpose(Bind& b);
+bool bind_expand(Bind& b);
+bool bind_tile(Bind& b);
+bool bind_concat(Bind& b);
+bool bind_split(Bind& b);
+bool bind_slice(Bind& b);
+bool bind_slice_grad(Bind& b);
+bool bind_gather(Bind& b);
+bool bind_gather_grad(Bind& b);
+
+}  // namespace ortmod
