@@ -8,11 +8,10 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq $(PIP_ARGS)
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(PYTEST_ARGS)
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help build demo test test-models test-gpu bench lint check-code format docs clean distclean
 .DEFAULT_GOAL := help
@@ -56,7 +55,12 @@ endif
 
 build: .make/requirements
 	@$(BIN)/python setup.py -q build_ext --inplace
-	@[ -f .make/editable ] || { $(PIP) --no-deps --no-build-isolation -e . && touch .make/editable; }
+	@$(MAKE) --no-print-directory .make/editable
+
+# Makes ortmod importable from anywhere in the environment.
+.make/editable: setup.py pyproject.toml
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
 
 demo: build
 	@$(BIN)/python examples/quickstart.py

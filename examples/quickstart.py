@@ -6,7 +6,6 @@ eager, and by scikit-learn's partial_fit. Writes quickstart.png and trained.onnx
 
 import argparse
 import copy
-import os
 import statistics
 import time
 from pathlib import Path
@@ -207,5 +206,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()
