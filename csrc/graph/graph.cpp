@@ -157,6 +157,10 @@ void Graph::remove(Node* n) {
   unlink_captures(*n);
   for (size_t i = 0; i < n->inputs.size(); ++i)
     if (Value* v = n->inputs[i]) std::erase(v->uses, Use{n, static_cast<int>(i)});
+  drop(n);
+}
+
+void Graph::drop(Node* n) {
   n->inputs.clear();
   for (Value* v : n->outputs)
     if (v) v->producer = nullptr;
@@ -164,12 +168,12 @@ void Graph::remove(Node* n) {
   n->graph = nullptr;
 }
 
-void Graph::compact() {
+void Graph::compact(const std::unordered_set<const Value*>* keep) {
   std::erase_if(order_, [](const Node* n) { return n->graph == nullptr; });
   std::erase_if(nodes_, [](const std::unique_ptr<Node>& n) { return n->graph == nullptr; });
   std::unordered_set<const Value*> kept(inputs.begin(), inputs.end());
   kept.insert(outputs.begin(), outputs.end());
-  std::erase_if(weights, [&](const Value* v) { return v->uses.empty() && !kept.contains(v); });
+  std::erase_if(weights, [&](const Value* v) { return v->uses.empty() && !kept.contains(v) && !(keep && keep->contains(v)); });
   kept.insert(weights.begin(), weights.end());
   std::erase_if(values_, [&](const std::unique_ptr<Value>& v) {
     if (v->producer || !v->uses.empty() || kept.contains(v.get())) return false;

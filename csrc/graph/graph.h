@@ -131,8 +131,10 @@ class Graph {
   void replace_uses(Value* from, Value* to);
   /// Unlinks a node whose outputs have no uses; freed by compact().
   void remove(Node* n);
-  /// Drops removed nodes and values nobody refers to; O(nodes + values).
-  void compact();
+  /// The same for a node that no value lists as its user any more (removing many at once).
+  void drop(Node* n);
+  /// Drops removed nodes and values nobody refers to; O(nodes + values). Weights in `keep` stay though nobody reads them.
+  void compact(const std::unordered_set<const Value*>* keep = nullptr);
   /// Orders nodes topologically, stable; a cycle is a ModelError that names its nodes.
   void sort();
   bool is_output(const Value* v) const;

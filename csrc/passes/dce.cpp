@@ -1,42 +1,54 @@
-// Dead code: nodes that no output depends on.
-#include <algorithm>
-
+// Dead code: nodes that no output depends on, in the graph and in its sub-graphs.
 #include "passes/pass.h"
+#include "passes/walk.h"
 
 namespace ortmod {
+namespace {
 
-int dce(Graph& g, const PassContext&) {
-  std::unordered_set<const Value*> wanted(g.outputs.begin(), g.outputs.end());
-  const std::vector<Node*> nodes = g.nodes();
-  int removed = 0;
-  const auto want_captured = [&](const Node& n, const auto& self) -> void {
-    for (const auto& [key, a] : n.attrs) {
-      const auto inner = [&](const Graph& s) {
-        for (const Value* v : s.outputs) wanted.insert(v);
-        for (const Node* m : s.nodes()) {
-          for (const Value* v : m->inputs)
-            if (v) wanted.insert(v);
-          self(*m, self);
-        }
-      };
-      if (const auto* s = std::get_if<std::shared_ptr<Graph>>(&a)) inner(**s);
-      if (const auto* list = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a))
-        for (const auto& s : *list) inner(*s);
-    }
+enum Mark { kDead = 0, kLive = 1 };
+
+void each_graph(Graph& g, const auto& visit) {
+  visit(g);
+  for (Node* n : g.nodes()) each_subgraph(*n, [&](Graph& s) { each_graph(s, visit); });
+}
+
+}  // namespace
+
+int dce(Graph& g, const PassContext& c) {
+  each_graph(g, [](Graph& s) {
+    for (Node* n : s.nodes()) n->mark = kDead;
+  });
+  std::vector<Node*> todo;
+  const auto want = [&](const Value* v) {
+    if (!v || !v->producer || v->producer->mark == kLive) return;
+    v->producer->mark = kLive;
+    todo.push_back(v->producer);
   };
-  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-    Node* n = *it;
-    const bool any = std::any_of(n->outputs.begin(), n->outputs.end(), [&](const Value* v) { return v && wanted.contains(v); });
-    if (!any) {
-      g.remove(n);
-      ++removed;
-      continue;
-    }
-    for (const Value* v : n->inputs)
-      if (v) wanted.insert(v);
-    want_captured(*n, want_captured);
+  for (const Value* v : g.outputs) want(v);
+  while (!todo.empty()) {
+    Node* n = todo.back();
+    todo.pop_back();
+    for (const Value* v : n->inputs) want(v);
+    each_subgraph(*n, [&](const Graph& s) {
+      for (const Value* v : s.outputs) want(v);
+    });
   }
-  g.compact();
+  int removed = 0;
+  each_graph(g, [&](Graph& s) {
+    for (const auto& v : s.values()) std::erase_if(v->uses, [](const Use& u) { return u.node->mark == kDead; });
+    for (Node* n : s.nodes()) removed += n->mark == kDead;
+  });
+  each_graph(g, [&](Graph& s) {
+    std::vector<Node*> live;
+    live.reserve(s.nodes().size());
+    for (Node* n : s.nodes()) {
+      if (n->mark == kLive) live.push_back(n);
+    }
+    for (Node* n : s.nodes())
+      if (n->mark == kDead) s.drop(n);
+    s.order() = std::move(live);
+    s.compact(&c.variable);
+  });
   return removed;
 }
 

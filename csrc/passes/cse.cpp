@@ -1,0 +1,113 @@
+// Common sub-expressions: equal nodes and equal small constants are computed and kept once.
+#include <bit>
+#include <unordered_map>
+
+#include "ops/op.h"
+#include "passes/pass.h"
+#include "passes/walk.h"
+
+namespace ortmod {
+namespace {
+
+constexpr size_t kSmall = 256;  // bytes of constants that are compared
+
+template <class T>
+void put(std::string& key, const T& v) {
+  key.append(reinterpret_cast<const char*>(&v), sizeof v);
+}
+
+void put_text(std::string& key, std::string_view s) {
+  put(key, s.size());
+  key += s;
+}
+
+void put_literal(std::string& key, const Literal& l) {
+  put(key, l.dtype());
+  put(key, l.dims().size());
+  for (const Dim d : l.dims()) put(key, d);
+  if (l.dtype() == DType::kString) {
+    for (const std::string& s : l.string_values()) put_text(key, s);
+  } else if (l.bytes() <= kSmall) {
+    key.append(static_cast<const char*>(l.data()), l.bytes());
+  } else {
+    put(key, l.data());
+  }
+}
+
+/// False: an attribute that is not compared.
+bool put_attr(std::string& key, const Attr& a) {
+  put(key, a.index());
+  if (const auto* i = std::get_if<int64_t>(&a)) put(key, *i);
+  else if (const auto* f = std::get_if<double>(&a)) put(key, std::bit_cast<uint64_t>(*f));
+  else if (const auto* s = std::get_if<std::string>(&a)) put_text(key, *s);
+  else if (const auto* v = std::get_if<std::vector<int64_t>>(&a)) {
+    put(key, v->size());
+    for (const int64_t x : *v) put(key, x);
+  } else if (const auto* d = std::get_if<std::vector<double>>(&a)) {
+    put(key, d->size());
+    for (const double x : *d) put(key, std::bit_cast<uint64_t>(x));
+  } else if (const auto* w = std::get_if<std::vector<std::string>>(&a)) {
+    put(key, w->size());
+    for (const std::string& x : *w) put_text(key, x);
+  } else if (const auto* l = std::get_if<LiteralPtr>(&a)) put_literal(key, **l);
+  else return false;
+  return true;
+}
+
+/// Empty: the node has no equal.
+std::string key_of(const Node& n) {
+  const OpDef* def = find_op(n);
+  if (!def || def->random || n.outputs.empty()) return "";
+  std::string key;
+  put(key, n.op);
+  put(key, n.version);
+  for (const Value* v : n.inputs) put(key, v);
+  key += '|';
+  for (const Value* v : n.outputs) key += v ? 'o' : '-';
+  for (const auto& [name, a] : n.attrs) {
+    put_text(key, name);
+    if (!put_attr(key, a)) return "";
+  }
+  return key;
+}
+
+int merge_constants(Graph& g, const PassContext& c, const std::unordered_set<const Value*>& outputs) {
+  int merged = 0;
+  std::unordered_map<std::string, Value*> seen;
+  for (Value* w : g.weights) {
+    if (!c.is_fixed(w) || w->literal->bytes() > kSmall || outputs.contains(w)) continue;
+    std::string key;
+    put_literal(key, *w->literal);
+    const auto [it, fresh] = seen.emplace(std::move(key), w);
+    if (fresh || w->uses.empty()) continue;
+    g.replace_uses(w, it->second);
+    ++merged;
+  }
+  return merged;
+}
+
+}  // namespace
+
+int cse(Graph& g, const PassContext& c) {
+  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
+  int merged = merge_constants(g, c, outputs);
+  std::unordered_map<std::string, Node*> seen;
+  for (Node* n : g.nodes()) {
+    each_subgraph(*n, [&](Graph& s) { merged += cse(s, c); });
+    bool used = false, exposed = false;
+    for (const Value* v : n->outputs) {
+      used |= v && !v->uses.empty();
+      exposed |= v && outputs.contains(v);
+    }
+    std::string key = key_of(*n);
+    if (key.empty()) continue;
+    const auto [it, fresh] = seen.emplace(std::move(key), n);
+    if (fresh || !used || exposed) continue;
+    for (size_t i = 0; i < n->outputs.size(); ++i)
+      if (n->outputs[i]) g.replace_uses(n->outputs[i], it->second->outputs[i]);
+    ++merged;
+  }
+  return merged;
+}
+
+}  // namespace ortmod
