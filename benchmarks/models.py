@@ -90,9 +90,7 @@ def export(case: Case, module: torch.nn.Module) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = case.inputs(*(n + 1 for n in case.sizes))
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, optimize=False, dynamic_shapes=(axes,), verbose=False
-        )
+        program = torch.onnx.export(module, (example,), dynamo=True, optimize=False, dynamic_shapes=(axes,), verbose=False)
     assert program is not None
     return program.model_proto.SerializeToString()
 

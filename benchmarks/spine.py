@@ -35,8 +35,9 @@ def pair(case: Case) -> dict[str, torch.nn.Module]:
         y.backward(dy)
     ours = dict(modules["ortmod"].named_parameters())
     for name, weight in eager.named_parameters():
-        assert weight.grad is not None and ours[name].grad is not None, name
-        close(ours[name].grad, weight.grad, f"{case.name}: the gradient of {name}")
+        grad = ours[name].grad
+        assert grad is not None and weight.grad is not None, name
+        close(grad, weight.grad, f"{case.name}: the gradient of {name}")
     return modules
 
 
@@ -69,7 +70,7 @@ def training_step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None
 def empty_function(case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
     """What torch alone costs: a C++ autograd Function with the layer's inputs which computes nothing."""
     weights = [weight.detach().requires_grad_() for weight in case.module().parameters()]
-    return lambda x: ortmod._C.empty_function([x, *weights])
+    return lambda x: ortmod._C.empty_function(x, *weights)
 
 
 def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
             torch.set_num_threads(threads)
             for kind, make in kinds.items():
                 contenders = {name: make(module, x) for name, module in modules.items()}
-                if kind == "forward + backward" and hasattr(ortmod._C, "empty_function"):
+                if kind == "forward + backward":
                     contenders["empty C++ Function"] = forward_backward(empty_function(case), x)
                 for name, timing in interleaved(contenders, options.repetitions, options.seconds).items():
                     row = {"case": case.name, "what": kind, "threads": threads, "contender": name, **vars(timing)}

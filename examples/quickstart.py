@@ -42,9 +42,7 @@ def hidden_layers(classifier, X):
     """The ONNX graph of the classifier from its input to its last hidden activation."""
     model = to_onnx(classifier, X[:1], target_opset=17, options={"zipmap": False})
     last = [node.output[0] for node in model.graph.node if node.op_type == "Relu"][-1]
-    return onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(
-        [model.graph.input[0].name], [last]
-    )
+    return onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([model.graph.input[0].name], [last])
 
 
 def head_of(classifier):
@@ -131,9 +129,7 @@ def save_with_head(layer, head, path):
         model.graph.initializer.append(numpy_helper.from_array(tensor.detach().numpy(), name))
     model.graph.node.append(helper.make_node("Gemm", [features, "head.weight", "head.bias"], ["logits"], transB=1))
     del model.graph.output[:]
-    model.graph.output.append(
-        helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [None, head.out_features])
-    )
+    model.graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [None, head.out_features]))
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

@@ -33,8 +33,7 @@ def formals(parameters, masks: dict[str, int]) -> str:
 def row(schema) -> str:
     masks = {c.type_param_str: mask(list(c.allowed_type_strs)) for c in schema.type_constraints}
     attributes = ",".join(
-        f"{a.name}:{int(a.type.value)}:{int(a.required)}"
-        for a in sorted(schema.attributes.values(), key=lambda a: a.name)
+        f"{a.name}:{int(a.type.value)}:{int(a.required)}" for a in sorted(schema.attributes.values(), key=lambda a: a.name)
     )
     limits = [schema.min_input, schema.max_input, schema.min_output, schema.max_output]
     numbers = ", ".join(str(min(n, 2**31 - 1)) for n in limits)
