@@ -38,7 +38,7 @@ bool emit_copy(Bind& b, Operand src, Operand dst, const Dims& dims, const Dims& 
   return true;
 }
 
-int64_t item_size(const Bind& b) { return static_cast<int64_t>(dtype_size(b.out_dtype())); }
+int64_t item_size(const Bind& b) { return static_cast<int64_t>(dtype_size(b.dtype())); }
 
 struct ZeroArgs {
   Operand dst;
@@ -47,6 +47,19 @@ struct ZeroArgs {
 
 void run_zero(const ZeroArgs& a, char* const* base) {
   std::memset(a.dst.ptr<char>(base), 0, static_cast<size_t>(a.bytes));
+}
+
+struct FillArgs {
+  Operand dst;
+  int64_t count;
+  char value[8];
+};
+
+template <class T>
+void run_fill(const FillArgs& a, char* const* base) {
+  T v;
+  std::memcpy(&v, a.value, sizeof v);
+  std::fill_n(a.dst.ptr<T>(base), a.count, v);
 }
 
 int64_t normal_axis(int64_t axis, size_t rank) { return axis < 0 ? axis + static_cast<int64_t>(rank) : axis; }
@@ -168,16 +181,47 @@ bool bind_concat(Bind& b) {
 bool bind_split(Bind& b) {
   const Dims &d = b.dims(), from = dense(d);
   const size_t a = static_cast<size_t>(normal_axis(b.node.attr("axis", 0), d.size()));
-  if (d.size() > cpu::kCopyDims) return false;
-  for (size_t o = 0; o < b.num_out(); ++o)
-    if (!b.wants(o)) return false;
+  const int64_t n = static_cast<int64_t>(b.node.outputs.size()), chunk = (d[a] + n - 1) / n;
+  const auto* attr = list_attr(b.node, "split");
+  const HostInts* h = !attr && b.has(1) ? b.ints(1) : nullptr;
+  if (d.size() > cpu::kCopyDims || (!attr && b.has(1) && !is_plain(h))) return false;
   int64_t offset = 0;
-  for (size_t o = 0; o < b.num_out(); ++o) {
-    const Dims& to = b.out_dims(o);
-    if (!emit_copy(b, b.in(), b.out(o), to, from, dense(to), item_size(b), offset, 0)) return false;
-    offset += to[a] * from[a];
+  for (size_t o = 0; o < static_cast<size_t>(n); ++o) {
+    const int64_t size = attr ? (*attr)[o] : h ? h->v[o] : std::min(chunk, d[a] - offset);
+    if (b.wants(o)) {
+      const Dims& to = b.out_dims(o);
+      if (!emit_copy(b, b.in(), b.out(o), to, from, dense(to), item_size(b), offset * from[a], 0)) return false;
+    }
+    offset += size;
   }
   return true;
+}
+
+bool bind_fill(Bind& b, const Literal& value) {
+  FillArgs a{b.out(), b.out_numel(), {}};
+  if (value.bytes() > sizeof a.value || value.dtype() != b.out_dtype()) return false;
+  std::memcpy(a.value, value.data(), value.bytes());
+  const bool zero = std::all_of(a.value, a.value + value.bytes(), [](char c) { return c == 0; });
+  if (zero) {
+    b.emit(run_zero, ZeroArgs{a.dst, a.count * static_cast<int64_t>(value.bytes())});
+    return true;
+  }
+  switch (value.bytes()) {
+    case 1:
+      b.emit(run_fill<uint8_t>, a);
+      return true;
+    case 2:
+      b.emit(run_fill<uint16_t>, a);
+      return true;
+    case 4:
+      b.emit(run_fill<uint32_t>, a);
+      return true;
+    case 8:
+      b.emit(run_fill<uint64_t>, a);
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool bind_slice(Bind& b) {

@@ -9,6 +9,8 @@ bool bind_expand(Bind& b);
 bool bind_tile(Bind& b);
 bool bind_concat(Bind& b);
 bool bind_split(Bind& b);
+/// Output 0 filled with the element of a one-element literal.
+bool bind_fill(Bind& b, const Literal& value);
 bool bind_slice(Bind& b);
 bool bind_slice_grad(Bind& b);
 bool bind_gather(Bind& b);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "ops/bind_copy.h"
 #include "ops/indexing.h"
 #include "ops/kernel.h"
 #include "ops/registry.h"
@@ -92,6 +93,8 @@ Kernel constant_kernel(const Node& n) {
     y.fill_(value);
   };
 }
+
+bool constant_bind(Bind& b) { return bind_fill(b, *fill_of(b.node)); }
 
 // ---- Range
 
@@ -220,6 +223,7 @@ OpTable creation_ops() {
       {.name = "ConstantOfShape",
        .infer = constant_infer,
        .kernel = constant_kernel,
+       .bind = constant_bind,
        .grad = no_grad,
        .host_inputs = 1},
       {.name = "Range",

@@ -287,7 +287,7 @@ Grads slice_grad_body(const Grad& g) {
       if (std::all_of(pads.begin(), pads.end(), [](int64_t p) { return p == 0; })) return {dy};
       return {b.opset() >= 11 ? b.op("Pad", {dy, b.ints(pads)}) : b.op("Pad", {dy}, {{"pads", pads}})};
     }
-    if (ordered && b.opset() < 12) return {join_zeros(dy, x, *k)};
+    if (b.opset() < 9 || (ordered && b.opset() < 12)) return {join_zeros(dy, x, *k)};
   }
   if (k && k->unit && b.opset() >= 12) return {pad_zeros(g, *k)};
   const Expr all = shape(x), image = index_image(all);

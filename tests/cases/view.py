@@ -46,7 +46,14 @@ CASES = [
     # Transpose
     Case("Transpose", [R(2, 3, 4)], {"perm": [1, 2, 0]}, torch=lambda x: x.permute(1, 2, 0)),
     Case("Transpose", [R(2, 3, 4)], torch=lambda x: x.permute(2, 1, 0)),
-    Case("Transpose", [R(2, 3, 4, 5)], {"perm": [0, 2, 1, 3]}, opset=7, torch=lambda x: x.transpose(1, 2), dtypes=("float64", "float32")),
+    Case(
+        "Transpose",
+        [R(2, 3, 4, 5)],
+        {"perm": [0, 2, 1, 3]},
+        opset=7,
+        torch=lambda x: x.transpose(1, 2),
+        dtypes=("float64", "float32"),
+    ),
     Case("Transpose", [R(0, 3)], torch=lambda x: x.t(), fd=False),
     Case("Transpose", [R(2, 3)], {"perm": [0, 0]}, error="not a permutation"),
     # Expand and Tile
@@ -64,8 +71,19 @@ CASES = [
     # Concat and Split
     Case("Concat", [R(2, 3), R(2, 1), R(2, 4)], {"axis": 1}, torch=lambda *x: torch.cat(x, 1)),
     Case("Concat", [R(2, 3), R(1, 3)], {"axis": -2}, opset=11, torch=lambda *x: torch.cat(x, 0), dtypes=("float64", "float32")),
-    Case("Concat", [R(4, 3), R(1, 3)], {"axis": 0}, wrt=[0], opset=7, torch=lambda *x: torch.cat(x, 0), unknown="forward", dtypes=("float64", "float32")),
-    Case("Concat", [R(2, 3), R(4, 3), R(5, 3)], {"axis": 0}, opset=9, torch=lambda *x: torch.cat(x, 0), dtypes=("float64", "float32")),
+    Case(
+        "Concat",
+        [R(4, 3), R(1, 3)],
+        {"axis": 0},
+        wrt=[0],
+        opset=7,
+        torch=lambda *x: torch.cat(x, 0),
+        unknown="forward",
+        dtypes=("float64", "float32"),
+    ),
+    Case(
+        "Concat", [R(2, 3), R(4, 3), R(5, 3)], {"axis": 0}, opset=9, torch=lambda *x: torch.cat(x, 0), dtypes=("float64", "float32")
+    ),
     Case("Concat", [R(2, 3), R(4, 3), R(5, 3)], {"axis": 0}, wrt=[1], torch=lambda *x: torch.cat(x, 0)),
     Case("Concat", [R(3), R(0), R(2)], {"axis": 0}, torch=lambda *x: torch.cat(x, 0)),
     Case("Concat", [R(2, 3)], {"axis": 1}, torch=lambda x: x.clone()),
@@ -73,7 +91,15 @@ CASES = [
     Case("Split", [R(4, 3), [1, 3]], {"axis": 0}, outputs=2, torch=lambda x, s: x.split([1, 3])),
     Case("Split", [R(6, 2)], {"num_outputs": 3}, outputs=3, torch=lambda x: x.split(2)),
     Case("Split", [R(2, 7)], {"axis": -1, "num_outputs": 3}, outputs=3, torch=lambda x: x.split(3, 1)),
-    Case("Split", [R(2, 6)], {"axis": 1, "split": [2, 4]}, opset=11, outputs=2, torch=lambda x: x.split([2, 4], 1), dtypes=("float64", "float32")),
+    Case(
+        "Split",
+        [R(2, 6)],
+        {"axis": 1, "split": [2, 4]},
+        opset=11,
+        outputs=2,
+        torch=lambda x: x.split([2, 4], 1),
+        dtypes=("float64", "float32"),
+    ),
     Case("Split", [R(2, 6)], {"axis": 1}, opset=7, outputs=2, torch=lambda x: x.split(3, 1), dtypes=("float64", "float32")),
     Case(
         "Split",  # an unused output
@@ -89,13 +115,35 @@ CASES = [
     Case("DepthToSpace", [R(2, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}, torch=lambda x: torch.nn.functional.pixel_shuffle(x, 2)),
     Case("DepthToSpace", [R(1, 6, 2, 3)], {"blocksize": 2}, error="not a multiple of the block"),
     Case("SpaceToDepth", [R(2, 2, 4, 6)], {"blocksize": 2}),
-    Case("SpaceToDepth", [R(2, 2, 4, 6)], {"blocksize": 2, "mode": "CRD"}, opset=28, torch=lambda x: torch.nn.functional.pixel_unshuffle(x, 2)),
+    Case(
+        "SpaceToDepth",
+        [R(2, 2, 4, 6)],
+        {"blocksize": 2, "mode": "CRD"},
+        opset=28,
+        torch=lambda x: torch.nn.functional.pixel_unshuffle(x, 2),
+    ),
     Case("SpaceToDepth", [R(1, 2, 4, 6)], {"blocksize": 2}, opset=7, dtypes=("float64", "float32")),
-    Case("CenterCropPad", [R(5, 4, 3), [2, 7]], {"axes": [0, -1]}, stock=False, torch=lambda x, s: torch.nn.functional.pad(x[1:3], (2, 2))),
+    Case(
+        "CenterCropPad",
+        [R(5, 4, 3), [2, 7]],
+        {"axes": [0, -1]},
+        stock=False,
+        torch=lambda x, s: torch.nn.functional.pad(x[1:3], (2, 2)),
+    ),
     Case("CenterCropPad", [R(4, 5), [5, 2]], stock=False, torch=lambda x, s: torch.nn.functional.pad(x[:, 1:3], (0, 0, 0, 1))),
     # integers and masks go the same way
     Case("Concat", [F([1.0]), F([2.0])], {"axis": 0}, torch=lambda *x: torch.cat(x, 0)),
     Case("Transpose", [np.arange(6, dtype=np.int32).reshape(2, 3)]),
     Case("Tile", [np.array([True, False]), [3]]),
     Case("Reshape", [np.arange(6, dtype=np.uint8), [2, 3]]),
+    Case("Transpose", [np.arange(24, dtype=np.int8).reshape(4, 6)]),
+    Case("Transpose", [(np.arange(24) * 1j).astype(np.complex128).reshape(4, 6)], dynamic=False),
+    # enough work for several threads
+    Case("Transpose", [R(5, 130, 67)], {"perm": [0, 2, 1]}, torch=lambda x: x.transpose(1, 2), fd=False),
+    Case("Transpose", [R(50, 13, 67)], torch=lambda x: x.permute(2, 1, 0), fd=False),
+    Case("Transpose", [R(8, 60, 4, 32)], {"perm": [0, 2, 1, 3]}, torch=lambda x: x.transpose(1, 2), fd=False),
+    Case("Concat", [R(70, 300), R(70, 1), R(70, 257)], {"axis": 1}, torch=lambda *x: torch.cat(x, 1), fd=False),
+    Case("Split", [R(100, 601)], {"axis": 1, "num_outputs": 4}, outputs=4, torch=lambda x: x.split(151, 1), fd=False),
+    Case("Expand", [R(300, 1, 50), [2, 300, 7, 50]], torch=lambda x, s: x.expand(2, 300, 7, 50), fd=False, tol=10),
+    Case("Tile", [R(60, 50), [7, 9]], torch=lambda x, r: x.repeat(7, 9), fd=False, tol=10),
 ]
