@@ -108,7 +108,9 @@ CASES = [
     c((2, 3, 4, 4), (5, 3, 4, 4)),
     c((1, 2, 4, 5, 3), (2, 2, 2, 3, 2), bias=True, stock=False),
     c((1, 2, 4, 5, 4), (2, 1, 2, 2, 3), group=2, strides=[2, 1, 2], pads=[1, 0, 1, 0, 1, 1]),
-    Case("Conv", [R(0, 2, 5, 5), R(3, 2, 3, 3)], torch=tf.conv2d, fd=False, stock=False, dynamic=False, dtypes=("float64", "float32")),
+    Case(
+        "Conv", [R(0, 2, 5, 5), R(3, 2, 3, 3)], torch=tf.conv2d, fd=False, stock=False, dynamic=False, dtypes=("float64", "float32")
+    ),
     Case("Conv", [R(1, 3, 5, 5), R(2, 2, 3, 3)], dynamic=False, error="channels do not fit the weight"),
     Case("Conv", [R(1, 2, 5), R(2, 2, 3, 3)], dynamic=False, error="differ in rank"),
     Case("Conv", [R(1, 2, 2, 5), R(2, 2, 3, 3)], dynamic=False, error="window is larger than the padded operand"),

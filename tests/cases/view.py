@@ -137,7 +137,7 @@ CASES = [
     Case("Tile", [np.array([True, False]), [3]]),
     Case("Reshape", [np.arange(6, dtype=np.uint8), [2, 3]]),
     Case("Transpose", [np.arange(24, dtype=np.int8).reshape(4, 6)]),
-    Case("Transpose", [(np.arange(24) * 1j).astype(np.complex128).reshape(4, 6)], dynamic=False),
+    Case("Transpose", [(np.arange(24) * 1j).reshape(4, 6)], expect=lambda x: x.T),
     # enough work for several threads
     Case("Transpose", [R(5, 130, 67)], {"perm": [0, 2, 1]}, torch=lambda x: x.transpose(1, 2), fd=False),
     Case("Transpose", [R(50, 13, 67)], torch=lambda x: x.permute(2, 1, 0), fd=False),
