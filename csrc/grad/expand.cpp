@@ -22,6 +22,11 @@ bool expand_node(Graph& g, Node* n) {
     const std::string name = old->name;
     const bool is_new = fresh->producer && fresh->producer->graph == &g && !g.is_output(fresh) && fresh->name.starts_with("v_");
     if (g.is_output(old) && !is_new) fresh = unary("Identity", out[i]).value();
+    if (is_new && old->type.has_rank) {  // what was known of the node's output stays known
+      if (!fresh->type.has_rank) fresh->type = old->type;
+      for (size_t k = 0; k < old->type.dims.size(); ++k)
+        if (!is_known(fresh->type.dims[k]) && old->type.dims[k] != kAnyDim) fresh->type.dims[k] = old->type.dims[k];
+    }
     g.replace_uses(old, fresh);
     if (g.is_output(fresh) || is_new) {
       g.rename(old, name + "_fused");

@@ -4,6 +4,8 @@
 
 namespace ortmod {
 
+/// The same elements in the same order.
+bool bind_same(Bind& b);
 bool bind_transpose(Bind& b);
 bool bind_expand(Bind& b);
 bool bind_tile(Bind& b);

@@ -57,6 +57,9 @@ Attrs copy_attrs(const Node& n, std::initializer_list<std::string_view> keys) {
 Expr dims_of(Expr x, const std::vector<int64_t>& axes) {
   if (axes.empty()) return x.builder().ints({});
   std::vector<int64_t> known;
+  bool all = static_cast<int64_t>(axes.size()) == x.rank();
+  for (size_t i = 0; i < axes.size(); ++i) all = all && axes[i] == static_cast<int64_t>(i);
+  if (all) return shape(x);
   for (int64_t a : axes) {
     const Dim d = x.rank() < 0 ? kAnyDim : x.type().dims[static_cast<size_t>(a)];
     if (!is_known(d)) return gather(shape(x), x.builder().ints(axes), 0);
