@@ -124,6 +124,10 @@ std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList sa
   const std::vector<Source>& sources = plans->sources;
   std::vector<at::Tensor> inputs(sources.size());
   const size_t first_slot = fs->kept_bytes > 0 ? 1 : 0;
+  if (kept.size() != first_slot + fs->kept_slots.size() || (first_slot && kept[0].nbytes() < static_cast<size_t>(fs->kept_bytes)))
+    fail(ErrorKind::kRun, "backward", "the kept tensors are not those of a forward call with these sizes: got " + std::to_string(kept.size()) +
+         (kept.empty() ? "" : " (" + std::to_string(kept[0].nbytes()) + " bytes)") + ", expected " +
+         std::to_string(first_slot + fs->kept_slots.size()) + " (" + std::to_string(fs->kept_bytes) + " bytes)");
   for (size_t i = 0; i < sources.size(); ++i) {
     const Source& src = sources[i];
     const auto k = static_cast<size_t>(src.index);
@@ -137,7 +141,15 @@ std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList sa
         break;
       }
     }
-    if (inputs[i].defined() && !inputs[i].is_contiguous()) inputs[i] = inputs[i].contiguous();
+    if (inputs[i].defined()) {
+      if (!inputs[i].is_contiguous()) inputs[i] = inputs[i].contiguous();
+      const Type& t = fs->types[static_cast<size_t>(src.value)];
+      if (inputs[i].device() != device || inputs[i].scalar_type() != to_scalar_type(t.dtype) ||
+          (t.is_static() && inputs[i].sizes() != at::IntArrayRef(t.dims.data(), t.dims.size())))
+        fail(ErrorKind::kShape, "backward", "wrong tensor for \"" + plans->backward->input_name(i) + "\": got " +
+             to_string(Type(from_scalar_type(inputs[i].scalar_type()), Dims(inputs[i].sizes().begin(), inputs[i].sizes().end()))) + " on " +
+             inputs[i].device().str() + ", expected " + to_string(t) + " on " + device.str());
+    }
     if (src.kind == Source::kSeed && !inputs[i].defined()) {
       const Type& t = fs->types[static_cast<size_t>(src.value)];
       if (!t.is_static()) fail(ErrorKind::kGradient, "backward", "an output of data-dependent shape has no gradient");
@@ -152,6 +164,8 @@ std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList sa
       bind_input(*s, f, i, inputs[i]);
     } else if (fs->places[static_cast<size_t>(sources[i].value)] == Place::kBase) {
       f->bind(s->plan->base_of_input(i), kept_base + fs->operands[static_cast<size_t>(sources[i].value)].offset);
+    } else if (s->places[i] != Place::kHost) {
+      fail(ErrorKind::kRun, "backward", "no tensor for \"" + s->plan->input_name(i) + "\"");
     }
   }
   std::vector<at::Tensor> out = run_plan(*s, f, nullptr);

@@ -2,6 +2,7 @@
 #include "exec/plan.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "grad/build.h"
 
@@ -34,6 +35,9 @@ void expand_without_kernel(Graph& g) {
 }  // namespace
 
 std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device) {
+  // Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
+  const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks | c10::functorch_transforms_ks |
+                                                    c10::DispatchKeySet(c10::DispatchKey::Functionalize));
   expand_without_kernel(*graph);
   graph->compact();
   std::shared_ptr<Plan> p(new Plan);
