@@ -95,14 +95,17 @@ def export(case: Case, module: torch.nn.Module) -> bytes:
     return program.model_proto.SerializeToString()
 
 
+CHAIN_WEIGHTS = 16
+
+
 def chain(nodes: int) -> bytes:
-    """A model of `nodes` nodes in a row: Tanh and, every second node, the addition of one of 16 weights."""
+    """A model of `nodes` nodes in a row: Tanh and, every second node, the addition of one of the weights."""
     rng = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(rng.normal(size=8).astype(np.float32), f"w{i}") for i in range(16)]
+    weights = [numpy_helper.from_array(rng.normal(size=8).astype(np.float32), f"w{i}") for i in range(CHAIN_WEIGHTS)]
     made = []
     for i in range(nodes):
         source, target = f"x{i}", f"x{i + 1}"
-        inputs, op = ([source], "Tanh") if i % 2 else ([source, f"w{i // 2 % 16}"], "Add")
+        inputs, op = ([source], "Tanh") if i % 2 else ([source, f"w{i // 2 % CHAIN_WEIGHTS}"], "Add")
         made.append(helper.make_node(op, inputs, [target], name=f"node{i}"))
     x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 8])
     y = helper.make_tensor_value_info(f"x{nodes}", TensorProto.FLOAT, ["N", 8])

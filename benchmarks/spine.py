@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from measure import interleaved
-from models import CASES, Case, chain, export
+from models import CASES, CHAIN_WEIGHTS, Case, chain, export
 from record import append, machine, resident_kib
 
 import ortmod
@@ -17,6 +17,7 @@ TRANSFORMER = next(case for case in CASES if "transformer" in case.name)
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
+    ours, theirs = ours.detach(), theirs.detach()
     error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
     if not error < 1e-3:
         raise SystemExit(f"{what} differs from torch eager by {error:.1e} of its largest entry: nothing to measure")
@@ -70,7 +71,7 @@ def training_step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None
 def empty_function(case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
     """What torch alone costs: a C++ autograd Function with the layer's inputs which computes nothing."""
     weights = [weight.detach().requires_grad_() for weight in case.module().parameters()]
-    return lambda x: ortmod._C.empty_function(x, *weights)
+    return lambda x: ortmod._C.empty_function(*weights, x)
 
 
 def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -156,9 +157,9 @@ def measure_building(options: argparse.Namespace) -> list[dict[str, Any]]:
             break
         model = chain(nodes)
         times = [time.perf_counter()]
-        ortmod.build_gradient(model)
+        ortmod.build_gradient(model, wrt=[f"w{i}" for i in range(CHAIN_WEIGHTS)])
         times.append(time.perf_counter())
-        module = ortmod.OnnxModule(model)
+        module = ortmod.OnnxModule(model, trainable="w*")
         times.append(time.perf_counter())
         for _ in range(2):
             module(torch.ones(2, 8)).sum().backward()

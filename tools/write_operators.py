@@ -3,9 +3,12 @@
 import sys
 from pathlib import Path
 
+import onnx
+
 import ortmod
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+OLDEST = {"": 7}
 HEAD = """# Operators
 
 Written by `make docs` from `ortmod.supported_ops()`. Opsets: the first and the newest version that runs. Gradient:
@@ -17,14 +20,19 @@ where one exists but is not implemented. Operators that the standard defines as 
 def text() -> str:
     """The file as it should be."""
     parts, ops = [HEAD], ortmod.supported_ops()
+    introduced: dict[tuple[str, str], int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        key = (schema.domain, schema.name)
+        introduced[key] = min(schema.since_version, introduced.get(key, schema.since_version))
     for domain in sorted({op.domain for op in ops} - {"ortmod"}):
         mine = [op for op in ops if op.domain == domain]
         with_gradient = sum(op.gradient == "yes" for op in mine)
         parts.append(f"\n## {domain or 'ai.onnx'}\n\n{len(mine)} operators, {with_gradient} with a gradient.\n")
         parts.append("| operator | opsets | runs | gradient | limits |\n|---|---|---|---|---|")
         for op in mine:
+            first = max(op.since, OLDEST.get(domain, 1), introduced.get((domain, op.op), 1))
             runs = "yes" if op.forward else "no"
-            parts.append(f"| {op.op} | {op.since}-{op.newest} | {runs} | {op.gradient} | {op.limits} |")
+            parts.append(f"| {op.op} | {first}-{op.newest} | {runs} | {op.gradient} | {op.limits} |")
     return "\n".join(parts) + "\n"
 
 
