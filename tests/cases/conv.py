@@ -1,7 +1,6 @@
 """Rows: convolutions and transposed convolutions over one to three axes."""
 
 import numpy as np
-import torch
 import torch.nn.functional as tf
 from oracle import Case, R
 

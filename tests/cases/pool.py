@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as tf
-from cases.conv import both_sides, same, split
 from oracle import Case, F, R
+
+from cases.conv import both_sides, same, split
 
 DTYPES = ("float64", "float32")
 
