@@ -39,7 +39,14 @@ class Writer {
   void initializer(const Value* v, onnx::TensorProto* t, bool top);
   void node(const Node& n, onnx::NodeProto* p);
   void attr(const std::string& key, const Attr& value, const Node& n, onnx::AttributeProto* a);
-  void value_info(const Value* v, onnx::ValueInfoProto* p);
+  /// The type that the standard gives ZipMap's output: a sequence of maps from the class to a float.
+void write_maps(const Node& zip, onnx::TypeProto* p) {
+  auto* map = p->mutable_sequence_type()->mutable_elem_type()->mutable_map_type();
+  map->set_key_type(static_cast<int>(zip.has("classlabels_strings") ? DType::kString : DType::kInt64));
+  map->mutable_value_type()->mutable_tensor_type()->set_elem_type(static_cast<int>(DType::kFloat));
+}
+
+void value_info(const Value* v, onnx::ValueInfoProto* p);
 
   const WriteOptions& options_;
   const bool external_;
@@ -82,6 +89,7 @@ void Writer::initializer(const Value* v, onnx::TensorProto* t, bool top) {
 
 void Writer::value_info(const Value* v, onnx::ValueInfoProto* p) {
   p->set_name(v->name);
+  if (v->producer && v->producer->is("ai.onnx.ml", "ZipMap")) return write_maps(*v->producer, p->mutable_type());
   if (v->type.dtype != DType::kUndefined) write_type(v->type, p->mutable_type());
   metadata(v->metadata, p->mutable_metadata_props());
 }
