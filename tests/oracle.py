@@ -240,7 +240,7 @@ def to_numpy(t: Any) -> np.ndarray:
         return np.array([to_numpy(v) for v in t], dtype=object)
     if isinstance(t, torch.Tensor):
         t = t.detach().cpu()
-        return (t.double() if t.dtype in (torch.bfloat16, torch.float16) else t).numpy()
+        return (t.double() if t.dtype in (torch.bfloat16, torch.float16) else t).numpy(force=True)
     a = np.asarray(t)
     return a.astype(np.float64) if a.dtype == ml_dtypes.bfloat16 or a.dtype == np.float16 else a
 

@@ -118,10 +118,18 @@ Expr cast(Expr x, DType t) {
 
 Expr like(Expr x, double v) { return x.builder().scalar(v, x.dtype()); }
 
+namespace {
+
+/// Zeros of the shape of x, which must be a float tensor, whatever it holds: opset 7 has neither Expand nor ConstantOfShape.
+Expr zeros_by_comparison(Expr x) { return cast(less(x, x), x.dtype()); }
+
+}  // namespace
+
 Expr full_like(Expr x, double v) {
   Builder& b = x.builder();
+  if (x.rank() == 0) return like(x, v);
+  if (b.opset() < 8) return zeros_by_comparison(x) + v;
   if (x.type().is_static()) {
-    if (x.rank() == 0) return like(x, v);
     std::vector<int64_t> d(x.type().dims.begin(), x.type().dims.end());
     if (b.opset() < 9) return expand(like(x, v), b.ints(d));
     return b.op("ConstantOfShape", {b.ints(d)}, {{"value", Literal::scalar(x.dtype(), v, Dims{1})}});
@@ -196,6 +204,7 @@ Expr expand_like(Expr x, Expr y) {
   if (x.type().has_rank && y.type().has_rank && x.type().dims == y.type().dims &&
       std::none_of(x.type().dims.begin(), x.type().dims.end(), [](Dim d) { return d == kAnyDim; }))
     return x;
+  if (x.builder().opset() < 8) return x + cast(zeros_by_comparison(y), x.dtype());
   return expand(x, shape(y));
 }
 

@@ -24,12 +24,13 @@ struct Source {
 
 DType output_dtype(const Node& n, DType fallback) {
   const int64_t t = n.attr("dtype", 0);
+  if (t == 0) return fallback;
   if (!is_known_dtype(static_cast<int>(t)))
     fail(ErrorKind::kType, "infer", "unknown element type in attribute dtype: got " + std::to_string(t), n);
-  return t == 0 ? fallback : static_cast<DType>(t);
+  return static_cast<DType>(t);
 }
 
-// Dropout draws when training_mode says so: an input from opset 12 on, before that an attribute of our own (mode.h).
+// Dropout draws when its input training_mode says so; before opset 12 it has none and copies (mode.h rewrites it for training).
 void infer_dropout(Infer& i) {
   i.same_as(0);
   Type mask = i.type(0);
@@ -45,12 +46,11 @@ void infer_dropout(Infer& i) {
 
 Kernel dropout_kernel(const Node& n) {
   const double fallback = n.attr("ratio", 0.5);
-  const bool always = n.attr("training_mode", false);
   const Source source(n);
   return [=](Call& c) {
     const Tensor& x = c.in(0);
     const double ratio = c.has(1) ? c.number(1) : fallback;
-    if (!(c.has(2) ? c.number(2) != 0 : always) || ratio == 0) {
+    if (!c.has(2) || c.number(2) == 0 || ratio == 0) {
       c.set(0, x);
       if (c.wants(1)) c.set(1, at::ones(x.sizes(), x.options().dtype(at::kBool)));
       return;
@@ -68,7 +68,7 @@ Grads dropout_grad(const Grad& g) {
   Grads r(g.num_inputs());
   const Literal* training = constant_input(g.node(), 2);
   const bool at_run_time = g.has_x(2) && !training;
-  if (!at_run_time && !(training ? training->at(0) != 0 : g.attr("training_mode", false))) {
+  if (!at_run_time && (!training || training->at(0) == 0)) {
     r[0] = g.dy();
     return r;
   }

@@ -105,7 +105,7 @@ CASES = [
     Case("Abs", [F([-1.0, 0.0, 2.0])], torch=torch.abs, fd=False, opset=7),
     Case("Abs", [np.array([1, -2], np.int32)]),
     Case("Abs", [np.array([1, 2], np.uint16)]),
-    Case("Sign", [F([-1.5, 0.0, 2.0, NAN])], wrt=[], expect=np.sign),
+    Case("Sign", [F([-1.5, 0.0, 2.0])], wrt=[], expect=np.sign),
     Case("Sign", [R(2, 3)], torch=torch.sign),
     Case("Sign", [[-3, 0, 4]]),
     Case("Floor", [U(-3, 3, 3, 4)], torch=torch.floor),

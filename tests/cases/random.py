@@ -18,7 +18,7 @@ TRUE, FALSE = np.array(True), np.array(False)
 CASES = [
     Case("Dropout", [R(2, 3)], torch=same),
     Case("Dropout", [R(2, 3)], {"ratio": 0.25}, torch=same, opset=7),
-    Case("Dropout", [R(2, 3)], {"ratio": 0.25}, torch=masked, outputs=2, opset=10),
+    Case("Dropout", [R(2, 3)], {"ratio": 0.25}, torch=same, opset=10),
     Case("Dropout", [R(2, 3), F(0.25), FALSE], torch=masked, wrt=[0], outputs=2, opset=12),
     Case("Dropout", [R(2, 3), F(0.25), TRUE], const=[1, 2], expect=same, wrt=[0], unknown="", opset=13),
     Case("Dropout", [R(2, 3), F(0.0), TRUE], torch=masked, wrt=[0], outputs=2, training=True),
