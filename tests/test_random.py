@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 import ortmod
 
 
-def model(op, shape=None, opset=21, consts=(), outputs=("y",), dtype=TensorProto.FLOAT, **attrs):
-    inputs = [helper.make_tensor_value_info("x", dtype, shape)] if shape is not None else []
+def model(op, shape=None, opset=21, consts=(), outputs=("y",), x_type=TensorProto.FLOAT, **attrs):
+    inputs = [helper.make_tensor_value_info("x", x_type, shape)] if shape is not None else []
     names = [i.name for i in inputs] + [c.name for c in consts]
     node = helper.make_node(op, names, list(outputs), **attrs)
     graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name=n) for n in outputs], list(consts))

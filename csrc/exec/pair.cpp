@@ -141,12 +141,20 @@ std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) c
   auto g = joint_->clone();
   const Index kept = index(kept_);
   const std::vector<Node*> nodes = g->nodes();
+  const auto is_kept = [&](const Value* v) { return v && index_of(kept, v->name) >= 0; };
   for (Node* n : nodes) {
     const OpDef* def = find_op(*n);
     if (!def || !def->random) continue;
+    bool replayed = false;
+    if (def->replay && is_kept(n->out(1))) {
+      Builder b(*g, infer_node);
+      Value* again = def->replay(Grad(*n, b, {}, {}))[0].value();
+      g->replace_uses(n->out(), again);
+      replayed = true;
+    }
     const std::vector<Value*> outputs = n->outputs;
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (!outputs[i] || index_of(kept, outputs[i]->name) < 0) continue;
+    for (size_t i = replayed ? 1 : 0; i < outputs.size(); ++i) {
+      if (!is_kept(outputs[i])) continue;
       const std::string name = outputs[i]->name;
       g->rename(outputs[i], name + "_drawn");
       Value* in = g->add_input(name, outputs[i]->type);
@@ -154,7 +162,12 @@ std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) c
       random.push_back(name);
     }
   }
+  g->sort();
   dce(*g, {});
+  for (const Node* n : g->nodes())
+    if (const OpDef* def = find_op(*n); def && def->random)
+      fail(ErrorKind::kGradient, "differentiate", "double backward would draw new random numbers", *n, -1,
+           "use Dropout of opset 12 or later, or draw outside the model");
   return g;
 }
 

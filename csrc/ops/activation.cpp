@@ -191,7 +191,7 @@ Grads prelu_grad(const Grad& g) {
 }
 
 OpDef activation(std::string_view name, KernelFn kernel, Pw pw, GradFn grad, InferFn infer = infer_float) {
-  return {.name = name, .infer = infer, .kernel = kernel, .grad = grad, .pointwise = pw, .inplace = true};
+  return {.name = name, .infer = infer, .kernel = kernel, .grad = grad, .pointwise = pw, .inplace = true, .exact = pw != Pw::kPRelu};
 }
 
 }  // namespace
@@ -213,7 +213,7 @@ OpTable activation_ops() {
       activation("Shrink", shrink, Pw::kShrink, shrink_grad, infer_same),
       activation("Gelu", gelu, Pw::kGelu, gelu_grad, infer_gelu),
       activation("Swish", swish, Pw::kSwish, swish_grad),
-      {.name = "SwiGLU", .infer = infer_swiglu, .kernel = swiglu, .grad = swiglu_grad, .inplace = true},
+      {.name = "SwiGLU", .infer = infer_swiglu, .kernel = swiglu, .grad = swiglu_grad, .inplace = true, .exact = true},
   };
 }
 

@@ -42,6 +42,7 @@ struct OpDef {
   int alias = -1;           // output 0 is a view of this input (same elements, same order)
   bool inplace = false;     // output 0 may overwrite an input of the same size and type
   bool exact = false;       // the rule gives gradients of exactly the inputs' shapes: nothing was broadcast
+  BodyFn replay = nullptr;  // of a random operator with a gradient: output 0 from the inputs and the drawn output 1 (double backward)
   bool random = false;      // draws from a generator: never folded, merged or recomputed
   int host_inputs = 0;      // bit i: input i is read on the host (shapes, axes), so it needs no device copy when known
   int shape_inputs = 0;     // bit i: only the shape of input i is read, so its elements need not be kept for backward

@@ -64,14 +64,11 @@ Kernel dropout_kernel(const Node& n) {
   };
 }
 
-Grads dropout_grad(const Grad& g) {
-  Grads r(g.num_inputs());
+/// What the elements that stay are multiplied by, 0 for the others; nothing where Dropout only copies.
+Expr dropout_factor(const Grad& g) {
   const Literal* training = constant_input(g.node(), 2);
   const bool at_run_time = g.has_x(2) && !training;
-  if (!at_run_time && (!training || training->at(0) == 0)) {
-    r[0] = g.dy();
-    return r;
-  }
+  if (!at_run_time && (!training || training->at(0) == 0)) return {};
   const DType t = g.type().dtype;
   const Literal* given = constant_input(g.node(), 1);
   const Expr kept = cast(g.y(1), t);
@@ -83,8 +80,15 @@ Grads dropout_grad(const Grad& g) {
     scale = like(g.x(), ratio == 1 ? 0 : 1 / (1 - ratio));
   }
   if (at_run_time) scale = where(g.x(2), scale, like(g.x(), 1));
-  r[0] = g.dy() * (kept * scale);
-  return r;
+  return kept * scale;
+}
+Grads dropout_grad(const Grad& g) {
+  const Expr factor = dropout_factor(g);
+  return {factor ? g.dy() * factor : g.dy()};
+}
+Grads dropout_replay(const Grad& g) {
+  const Expr factor = dropout_factor(g);
+  return {factor ? g.x() * factor : g.x()};
 }
 
 void infer_shape_attribute(Infer& i) {
@@ -156,6 +160,8 @@ OpTable random_ops() {
        .infer = infer_dropout,
        .kernel = dropout_kernel,
        .grad = dropout_grad,
+       .exact = true,
+       .replay = dropout_replay,
        .random = true,
        .host_inputs = 6},
       {.name = "RandomNormal",

@@ -273,7 +273,7 @@ Grads log_sum_exp_grad(const Grad& g) {
 }
 
 OpDef entry(std::string_view name, InferFn infer, KernelFn kernel, GradFn grad, BindFn bind = nullptr) {
-  return {.name = name, .infer = infer, .kernel = kernel, .bind = bind, .grad = grad, .host_inputs = 2};
+  return {.name = name, .infer = infer, .kernel = kernel, .bind = bind, .grad = grad, .exact = true, .host_inputs = 2};
 }
 
 }  // namespace
