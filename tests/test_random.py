@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 import ortmod
 
 
-def model(op, shape=None, opset=21, consts=(), outputs=("y",), x_type=TensorProto.FLOAT, **attrs):
-    inputs = [helper.make_tensor_value_info("x", x_type, shape)] if shape is not None else []
+def model(op, x_shape=None, opset=21, consts=(), outputs=("y",), x_type=TensorProto.FLOAT, **attrs):
+    inputs = [helper.make_tensor_value_info("x", x_type, x_shape)] if x_shape is not None else []
     names = [i.name for i in inputs] + [c.name for c in consts]
     node = helper.make_node(op, names, list(outputs), **attrs)
     graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name=n) for n in outputs], list(consts))
@@ -121,7 +121,7 @@ def test_distributions(op, attrs, mean, deviation, dtype):
     m = model(
         op,
         (100, 200) if like else None,
-        dtype=dtype,
+        x_type=dtype,
         **({} if like else {"shape": [100, 200]}),
         **{**attrs, "dtype": dtype},
     )
@@ -134,8 +134,7 @@ def test_distributions(op, attrs, mean, deviation, dtype):
 
 
 def test_a_node_with_a_seed_is_reproducible():
-    m = model("RandomNormal", shape=None, **{"seed": 7.0, "dtype": 1})
-    m.graph.node[0].attribute.append(helper.make_attribute("shape", [5]))
+    m = model("RandomNormal", shape=[5], seed=7.0)
     one, other = layer(m), layer(m)
     torch.manual_seed(1)
     first = one()
