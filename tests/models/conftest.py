@@ -38,6 +38,4 @@ def pytest_terminal_summary(terminalreporter):
         for attempt, why in r["errors"].items():
             refusals.setdefault(f"{attempt}: {why}", []).append(name)
     for why, names in refusals.items():
-        terminalreporter.write_line(
-            f"refused by torch ({len(names)}: {', '.join(names[:3])}{', ...' if names[3:] else ''}) {why}"
-        )
+        terminalreporter.write_line(f"refused by torch ({len(names)}: {', '.join(names[:3])}{', ...' if names[3:] else ''}) {why}")

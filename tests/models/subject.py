@@ -9,6 +9,13 @@ import zoo
 import ortmod
 
 
+def trained(module: ortmod.OnnxModule) -> dict[str, torch.nn.Parameter]:
+    """ONNX name -> parameter, of those that train."""
+    found = dict(module.named_parameters())
+    named = {onnx_name: found.get(name) for onnx_name, name in module.torch_names.items()}
+    return {n: p for n, p in named.items() if p is not None and p.requires_grad}
+
+
 class Subject:
     def __init__(self, export: zoo.Export) -> None:
         self.export, self.proto = export, export.proto()
@@ -26,7 +33,7 @@ class Subject:
         return self.module(**{k: v for k, v in feed.items() if k in self.inputs})
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.module.named_parameters())
+        return trained(self.module)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         return self.collect({n: p.grad for n, p in self.parameters().items() if p.grad is not None})

@@ -3,6 +3,7 @@
 import torch
 import truth
 import zoo
+from subject import trained
 
 import ortmod
 
@@ -31,7 +32,7 @@ def test_the_export_merges():
 def test_a_merged_weight_is_not_trained_by_default():
     export, shared = merged()
     module = ortmod.OnnxModule(str(export.path))
-    assert not set(shared) & {n for n, _ in module.named_parameters()}
+    assert not set(shared) & set(trained(module))
     report = str(module.parameter_report())
     assert "merged" in report
     net = export.net(distinct=False)
@@ -46,7 +47,7 @@ def test_allow_merged_trains_it_as_one():
     want = truth.gradients(net, feed)
     out = module(*feed.values())
     out.backward(truth.seed(out))
-    mine = dict(module.named_parameters())
+    mine = trained(module)
     assert set(shared) <= set(mine)
     for name, params in shared.items():
         total = torch.stack([want.grads[p] for p in params]).sum(0)

@@ -65,10 +65,7 @@ def test_dropout_follows_train_and_seed(export, family, mode, dtype):
     first.backward(seed)
     parameters = {n: p for n, p in subject.parameters().items() if p.grad is not None}
     g = torch.Generator().manual_seed(5)
-    way = {
-        n: torch.randn(p.shape, generator=g, dtype=torch.float64) * p.detach().abs().mean()
-        for n, p in parameters.items()
-    }
+    way = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) * p.detach().abs().mean() for n, p in parameters.items()}
     slope = sum(float((p.grad * way[n]).sum()) for n, p in parameters.items())
     values = []
     step = 1e-3 if truth.computes_in_float32(subject.proto) else 1e-5

@@ -54,9 +54,7 @@ def gradients(net: nn.Module, feed: dict[str, torch.Tensor]) -> Truth:
         p.requires_grad_(True)
     out = forward(net, feed)
     out.backward(seed(out))
-    grads = {
-        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in net.named_parameters(remove_duplicate=False)
-    }
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in net.named_parameters(remove_duplicate=False)}
     return Truth(out.detach(), grads)
 
 
@@ -65,11 +63,7 @@ def frozen_in_torch(net: nn.Module) -> set[str]:
 
 
 def initializers(proto: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    return {
-        t.name: torch.from_numpy(numpy_helper.to_array(t).copy())
-        for t in proto.graph.initializer
-        if t.data_type in FLOATS
-    }
+    return {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in proto.graph.initializer if t.data_type in FLOATS}
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,7 @@ def vit(attn: str) -> nn.Module:
 
 
 def resnet(attn: str) -> nn.Module:
-    c = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], layer_type="basic", num_labels=3
-    )
+    c = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], layer_type="basic", num_labels=3)
     return Tensors(transformers.ResNetForImageClassification(c), ("pixel_values",))
 
 
@@ -259,9 +257,7 @@ def attempts(mode: str) -> list[tuple[str, bool]]:
     return [("sdpa", True), ("sdpa", False), ("eager", True), ("eager", False)]
 
 
-def write(
-    family: str, mode: str, dtype: str, attn: str, dynamic: bool, path: pathlib.Path, distinct: bool = True
-) -> None:
+def write(family: str, mode: str, dtype: str, attn: str, dynamic: bool, path: pathlib.Path, distinct: bool = True) -> None:
     f = FAMILIES[family]
     net = build(family, dtype, attn, distinct)
     example = inputs(family, dtype)
