@@ -7,6 +7,11 @@ from subject import trained
 
 import ortmod
 
+# The exporter rounds the scale of attention to float32.
+FORWARD, GRADIENT = 1e-7, 2e-6
+# A Gemm whose bias is all zeros is written without one.
+DROPPED = {"net.bert.pooler.dense.bias", "net.classifier.bias"}
+
 
 def merged() -> tuple[zoo.Export, dict[str, list[str]]]:
     """BERT as transformers initialises it, and per shared initializer the torch parameters that it stands for."""
@@ -15,7 +20,8 @@ def merged() -> tuple[zoo.Export, dict[str, list[str]]]:
     values = truth.initializers(proto)
     shared = {}
     for name, value in values.items():
-        equal = [n for n, p in net.named_parameters() if p.shape == value.shape and torch.equal(p.detach(), value)]
+        written = [(n, p.detach()) for n, p in net.named_parameters() if n not in DROPPED]
+        equal = [n for n, p in written if p.shape == value.shape and torch.equal(p, value)]
         if len(equal) > 1:
             shared[name] = equal
     return export, shared
@@ -26,7 +32,9 @@ def test_the_export_merges():
     assert shared
     named = {t.name for t in export.proto().graph.initializer}
     gone = {p for params in shared.values() for p in params} - named
-    assert gone, "torch no longer merges: this file tests nothing"
+    assert gone - DROPPED, "torch no longer merges: this file tests nothing"
+    gemms = [len(node.input) for node in export.proto().graph.node if node.op_type == "Gemm"]
+    assert gemms == [2, 2]
 
 
 def test_a_merged_weight_is_not_trained_by_default():
@@ -37,7 +45,7 @@ def test_a_merged_weight_is_not_trained_by_default():
     assert "merged" in report
     net = export.net(distinct=False)
     feed = zoo.inputs("bert", "float64")
-    assert truth.relative(module.eval()(*feed.values()).detach(), truth.forward(net, feed).detach()) < 1e-9
+    assert truth.relative(module.eval()(*feed.values()).detach(), truth.forward(net, feed).detach()) < FORWARD
 
 
 def test_allow_merged_trains_it_as_one():
@@ -51,7 +59,7 @@ def test_allow_merged_trains_it_as_one():
     assert set(shared) <= set(mine)
     for name, params in shared.items():
         total = torch.stack([want.grads[p] for p in params]).sum(0)
-        assert truth.relative(mine[name].grad, total) < 1e-8, name
+        assert truth.relative(mine[name].grad, total) < GRADIENT, name
 
 
 def test_untie_gives_every_use_its_own():
@@ -60,19 +68,20 @@ def test_untie_gives_every_use_its_own():
     feed, net = zoo.inputs("bert", "float64"), export.net(distinct=False)
     want = truth.gradients(net, feed)
     out = module(*feed.values())
-    assert truth.relative(out.detach(), want.output) < 1e-9
+    assert truth.relative(out.detach(), want.output) < FORWARD
     out.backward(truth.seed(out))
     mine = [p for p in module.parameters()]
-    expected = [g for n, g in want.grads.items()]
+    expected = [g for n, g in want.grads.items() if n not in DROPPED]
     assert len(mine) == len(expected)
     left = [p.grad for p in mine]
+    most = max(float(g.abs().max()) for g in expected)
     for grad in expected:
-        scale = grad.abs().max().clamp_min(1e-12)
+        scale = grad.abs().max().clamp_min(1e-5 * most)
         hits = [
             i
             for i, g in enumerate(left)
             for t in (g, g.T if g.dim() == 2 else g)
-            if t.shape == grad.shape and (t - grad).abs().max() < 1e-8 * scale
+            if t.shape == grad.shape and (t - grad).abs().max() < GRADIENT * scale
         ]
         assert hits
         left.pop(hits[0])

@@ -57,8 +57,10 @@ def test_torchscript_files_train_only_weights(export, family, mode, dtype):
 def test_report_names_every_float_initializer(family):
     export = zoo.export(family, "default")
     module = ortmod.OnnxModule(str(export.path))
-    text = str(module.parameter_report())
-    assert [n for n in truth.initializers(export.proto()) if n not in text] == []
+    report = {c.name: c for c in module.parameter_report()}
+    assert [n for n in truth.initializers(export.proto()) if n not in report] == []
+    assert {n for n, c in report.items() if c.kind == "parameter"} == set(trained(module))
+    assert all(c.reason for c in report.values())
 
 
 @pytest.mark.parametrize("family", list(zoo.FAMILIES))
