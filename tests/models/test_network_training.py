@@ -30,7 +30,7 @@ def test_batch_statistics_as_in_torch(export, family, mode, dtype):
         statistics = {n: b for n, b in net.named_buffers() if "running" in n}
         assert statistics
         for n, b in statistics.items():
-            assert truth.relative(mine[n], b) < subject.tolerance("forward") * 10, n
+            assert truth.relative(mine[n], b) < max(subject.tolerance("forward"), 1e-7) * 10, n  # momentum is a float32
     saved = onnx.load_from_string(module.to_onnx().SerializeToString())
     net.eval()
     assert truth.relative(subject_of(saved, subject.feed()), truth.forward(net, subject.feed()).detach().float()) < 1e-4
@@ -68,14 +68,14 @@ def test_dropout_follows_train_and_seed(export, family, mode, dtype):
     way = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) * p.detach().abs().mean() for n, p in parameters.items()}
     slope = sum(float((p.grad * way[n]).sum()) for n, p in parameters.items())
     values = []
-    step = 1e-3 if truth.computes_in_float32(subject.proto) else 1e-5
+    step = 1e-5
     with torch.no_grad():
         for sign in (1, -2):
             for n, p in parameters.items():
                 p.add_(sign * step * way[n])
             values.append(float((drawn(1) * seed).sum()))
     scale = sum(float((p.grad * way[n]).norm()) for n, p in parameters.items())
-    assert abs((values[0] - values[1]) / (2 * step) - slope) < (2e-3 if step == 1e-3 else 1e-6) * scale
+    assert abs((values[0] - values[1]) / (2 * step) - slope) < (2e-3 if truth.computes_in_float32(subject.proto) else 1e-6) * scale
 
 
 @pytest.mark.parametrize("family", list(zoo.FAMILIES))

@@ -143,12 +143,18 @@ def computes_in_float32(proto: onnx.ModelProto) -> bool:
 
 
 def rounded(t: onnx.TensorProto) -> bool:
-    """A float64 scalar with the digits of a float32: a constant that the exporter folded in float32."""
+    """A float64 scalar with the digits of a float32, or the root of one: folded in float32 (the scale of attention)."""
     if t.data_type != onnx.TensorProto.DOUBLE or t.dims:
         return False
-    value = float(numpy_helper.to_array(t))
-    fraction = abs(np.frexp(value)[0]) * 2**12
-    return bool(np.isfinite(value) and float(np.float32(value)) == value and fraction != int(fraction))
+    value = abs(float(numpy_helper.to_array(t)))
+    if not 1e-6 < value < 1e6:
+        return False
+
+    def few_digits(v: float, bits: int) -> bool:
+        fraction = float(np.frexp(v)[0]) * 2**bits
+        return abs(fraction - round(fraction)) < 2.0 ** (bits - 50)
+
+    return any(few_digits(v, 24) and not few_digits(v, 12) for v in (value, value * value))
 
 
 def tied(net: nn.Module) -> set[str]:
