@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from ortmod._errors import OrtmodError
+from ortmod._model import type_text
 from ortmod._table import table
 from ortmod.gradient import GRADIENT_NAMES, build_gradient
 from ortmod.ops import explain
@@ -16,6 +17,12 @@ from ortmod.ops import explain
 
 def _explain(options: argparse.Namespace) -> None:
     print(explain(options.model))
+
+
+def _type(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    return type_text((tensor.elem_type, dims if tensor.HasField("shape") else None, 0))
 
 
 def _gradient(options: argparse.Namespace) -> None:
@@ -37,7 +44,7 @@ def _gradient(options: argparse.Namespace) -> None:
         onnx.save(proto, where)
         print(f"{where}: {len(proto.graph.node)} nodes")
         for title, values in (("input", proto.graph.input), ("output", proto.graph.output)):
-            print(table([title, "type"], [[v.name, onnx.printer.to_text(v.type)] for v in values]))
+            print(table([title, "type"], [[v.name, _type(v)] for v in values]))
         names: dict[str, str] = next((json.loads(p.value) for p in proto.metadata_props if p.key == GRADIENT_NAMES), {})
         if names:
             print(table(["name", "its gradient"], list(names.items())))

@@ -17,6 +17,8 @@ CODES[torch.bfloat16] = TensorProto.BFLOAT16
 def parse(text: str, **weights: Any) -> onnx.ModelProto:
     """A model from ONNX text; `weights` are added as initializers (`__` in a name stands for a dot)."""
     model = onnx.parser.parse_model(text)
+    for node in model.graph.node:
+        node.input[:] = [name.replace("__", ".") for name in node.input]
     for name, value in weights.items():
         model.graph.initializer.append(initializer(name.replace("__", "."), value))
     return model
@@ -85,7 +87,7 @@ def close(got: Any, expected: Any, tolerance: float | None = None) -> None:
 BATCHNORM = """
 <ir_version: 9, opset_import: ["": 18]>
 net (float[n, 3, h, w] x) => (float[n, 3, h, w] y)
-{ y = BatchNormalization <epsilon = 1e-5, momentum = 0.9> (x, bn.weight, bn.bias, bn.running_mean, bn.running_var) }
+{ y = BatchNormalization <epsilon = 1e-5, momentum = 0.9> (x, bn__weight, bn__bias, bn__running_mean, bn__running_var) }
 """
 DROPOUT = """
 <ir_version: 9, opset_import: ["": 18]>

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import ortmod
