@@ -48,6 +48,20 @@ def load(model: Any, check: bool = True) -> _C.Model:
     raise ModelError(f"[import] model: got {type(model).__name__}, expected a path, bytes or an onnx.ModelProto")
 
 
+def listed_inputs(model: Any) -> list[str]:
+    """The inputs as the file lists them, initializers that have a place among them, too."""
+    import onnx
+
+    model = getattr(model, "model_proto", model)
+    if isinstance(model, _C.Model):
+        return []
+    if isinstance(model, str | os.PathLike):
+        model = onnx.load(os.fspath(model), load_external_data=False)
+    elif not hasattr(model, "graph"):
+        model = onnx.load_from_string(bytes(model) if not hasattr(model, "SerializeToString") else model.SerializeToString())
+    return [value.name for value in model.graph.input]
+
+
 def type_text(value: tuple) -> str:
     """`float32[batch, 3]` for a value's (element type, dims, kind)."""
     code, dims, kind = value

@@ -59,7 +59,7 @@ def build_gradient(
         raise GradientError("[differentiate] wrt: the model has no weight that trains by default; name weights or inputs in wrt=")
     _check_names(graph, names)
     options = _C.GradientOptions(names, _names(outputs, "outputs") if outputs is not None else [], unreachable == "zero")
-    finish = lambda g: _proto(g.with_functions() if functions else g.expanded())  # noqa: E731
+    finish = _with_functions if functions else (lambda g: _proto(g.expanded()))
     if split:
         forward, backward, kept, reads, gradients = graph.split(options)
         found = dict(gradients)
@@ -88,6 +88,28 @@ def _check_names(graph: _C.Model, names: list[str]) -> None:
 
 def _proto(graph: _C.Model) -> onnx.ModelProto:
     return onnx.load_from_string(graph.to_bytes())
+
+
+def _with_functions(graph: _C.Model) -> onnx.ModelProto:
+    """Each node that carries a body calls a function of its own, whose inputs are the node's present inputs."""
+    proto = _proto(graph)
+    nodes = [node for node in proto.graph.node if node.domain == "ortmod"]
+    for i, (node, body) in enumerate(zip(nodes, graph.bodies(), strict=True)):
+        inner = onnx.load_from_string(body)
+        function = proto.functions.add(name=f"{node.op_type}_{i}", domain="ortmod", opset_import=inner.opset_import)
+        function.input.extend(value.name for value in inner.graph.input)
+        function.output.extend(value.name for value in inner.graph.output)
+        for weight in inner.graph.initializer:
+            function.node.append(onnx.helper.make_node("Constant", [], [weight.name], value=weight))
+        function.node.extend(inner.graph.node)
+        wanted = [name for name in node.output if name]
+        node.op_type = function.name
+        del node.attribute[:], node.input[:], node.output[:]
+        node.input.extend(function.input)
+        node.output.extend(wanted)
+    if nodes and all(entry.domain != "ortmod" for entry in proto.opset_import):
+        proto.opset_import.add(domain="ortmod", version=1)
+    return proto
 
 
 def _noted(proto: onnx.ModelProto, gradients: dict[str, str] | None = None, **lists: list[str]) -> onnx.ModelProto:

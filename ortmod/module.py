@@ -11,7 +11,7 @@ from torch import nn
 from ortmod import _C, _transforms
 from ortmod._choice import Report, Selection, choose
 from ortmod._errors import DTypeError, ModelError
-from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load, type_text
+from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, listed_inputs, load, type_text
 from ortmod._names import torch_names
 
 
@@ -21,19 +21,22 @@ class _Graph(nn.Module):
     _graph: _C.Model
     _executable: _C.Executable
     _call: Any
+    _default_inputs: list[str] = []
+    _listed: list[str] = []
 
     def _attach(self, graph: _C.Model, weights: dict[str, tuple[str, ...]]) -> None:
         """`weights`: ONNX name -> path of attributes from this module."""
         self._graph = graph
         self._paths = list(weights.values())
+        self._defaults = {name: graph.weight(name).clone() for name in self._default_inputs}
+        graph = graph.with_default_inputs(self._default_inputs, self._listed, defaults=False)
         self._executable = _C.Executable(graph, list(weights))
         self._handle = self._executable.handle
         self._num_outputs = self._executable.num_outputs
-        self._updated = self._executable.updated_args(True)
+        self._modal = graph.modal
+        self._updated = self._executable.updated_args(True) if self._modal else []
         self._input_names = [name for name, _, _ in graph.inputs]
         self._input_types = [ONNX_TO_TORCH.get(dtype) for _, (dtype, _, _), _ in graph.inputs]
-        self._defaults = {name: graph.weight(name).clone() for name, _, has_default in graph.inputs if has_default}
-        self._modal = graph.modal
         self._call = None
 
     def _make_call(self) -> Any:
@@ -87,7 +90,7 @@ class _Graph(nn.Module):
         training = self.training and self._modal
         executable, args = self._executable, [*inputs, *weights]
         types = [ONNX_TO_TORCH[dtype] for dtype, _, _ in executable.arg_types]
-        autocast = args and torch.is_autocast_enabled(args[0].device.type)
+        autocast = any(a.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(a.device.type) for a in args[:1])
         for i, (value, dtype) in enumerate(zip(args, types, strict=True)):
             if value.dtype == dtype:
                 continue
@@ -105,11 +108,11 @@ class _Graph(nn.Module):
             try:
                 found = torch.ops.ortmod.run(executable.handle, args, training)
             except NotImplementedError as error:
-                kinds = sorted({type(a).__name__ for a in args if type(a) not in (torch.Tensor, nn.Parameter)})
+                kinds = sorted({_kind(a) for a in args} - {"dense Tensor"})
                 if not kinds:
                     raise
                 raise DTypeError(
-                    f"[run] kinds of tensors: got {', '.join(kinds)}, expected torch.Tensor; convert them "
+                    f"[run] kinds of tensors: got {', '.join(kinds)}, expected dense torch.Tensors; convert them "
                     f"(a DTensor: full_tensor() or fully_shard the module)"
                 ) from error
         return self._results(found, args, training)
@@ -178,6 +181,9 @@ class OnnxModule(_Graph):
             self._warn_merged([c["name"] for c in merged])
 
         kinds = {c.name: c.kind for c in self._report if c.kind != "constant"}
+        constants = {c.name for c in self._report if c.kind == "constant"}
+        self._listed = listed_inputs(model) if graph.ir_version >= 4 else []  # before, every initializer had to be listed
+        self._default_inputs = [name for name in self._listed if name in constants]
         self._torch_names = torch_names(kinds, taken=dir(self))
         for name, kind in kinds.items():
             self._register(name, graph.weight(name), kind, device)
@@ -236,7 +242,7 @@ class OnnxModule(_Graph):
         weights = dict(zip(self._executable.argument_weights, self._weights(), strict=True))
         if any(w.is_meta for w in weights.values()):
             raise ModelError("[export] weights: got meta tensors, which hold no values; call to_empty() and load a state first")
-        graph = self._graph.with_training(False)
+        graph = self._graph.with_training(False).with_default_inputs(self._default_inputs, self._listed)
         if path is not None:
             graph.to_file(os.fspath(path), weights)
             return None
@@ -297,6 +303,12 @@ class OnnxModule(_Graph):
         names = state.pop("_argument_weights")
         super().__setstate__(state)
         self._attach(self._graph, dict(zip(names, self._paths, strict=True)))
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    kind = "Tensor" if type(tensor) in (torch.Tensor, nn.Parameter) else type(tensor).__name__
+    layout = "quantized" if tensor.is_quantized else "dense" if tensor.layout == torch.strided else str(tensor.layout)
+    return f"{layout.removeprefix('torch.')} {kind}"
 
 
 def _same(a: Any, b: Any) -> bool:

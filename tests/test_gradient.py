@@ -55,6 +55,21 @@ def test_wrt_gives_the_order(net):
     same(run(built, feeds | seeds), wanted, ["2.weight", "x"])
 
 
+def test_functions_on_request():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (float[n, 6] x) => (float[n, 6] y) { h = Exp(x)  y = LayerNormalization <axis = -1> (h, scale, bias) }"""
+    model = nets.parse(text, scale=np.full(6, 1.5, np.float32), bias=np.zeros(6, np.float32))
+    x, dy = torch.randn(3, 6, requires_grad=True), torch.randn(3, 6)
+    y = torch.nn.functional.layer_norm(x.exp(), (6,), torch.full((6,), 1.5))
+    (wanted,) = torch.autograd.grad(y, x, dy)
+    built = ortmod.build_gradient(model, wrt=["x"], functions=True)
+    assert built.functions and {n.domain for n in built.graph.node} == {"", "ortmod"}
+    plain = ortmod.build_gradient(model, wrt=["x"])
+    assert not plain.functions and {n.domain for n in plain.graph.node} == {""}
+    for m in (built, plain):
+        nets.close(torch.from_numpy(run(m, {"x": x.detach(), "y_grad": dy})["x_grad"]), wanted)
+
+
 def test_split(net):
     model, feeds, seeds, wanted = net
     names = ["x", "0.weight", "0.bias", "2.weight", "2.bias"]
@@ -73,15 +88,16 @@ def test_taken_names_and_second_application():
     model = nets.parse(text)
     built = ortmod.build_gradient(model, wrt=["x"])
     names = json.loads({p.key: p.value for p in built.metadata_props}["ortmod.gradient_names"])
-    assert names == {"y": "y_grad", "x": "x_grad_2"}
-    assert built.graph.output[1].name == "x_grad_2"
-    twice = ortmod.build_gradient(built, wrt=["x"], outputs=["x_grad_2"])
+    gradient = names["x"]
+    assert names["y"] == "y_grad" and gradient.startswith("x_grad_")
+    assert built.graph.output[1].name == gradient
+    twice = ortmod.build_gradient(built, wrt=["x"], outputs=[gradient])
     x, g, dy, ddx = (torch.randn(3, dtype=torch.float64) for _ in range(4))
     v = x.clone().requires_grad_()
     (first,) = torch.autograd.grad(torch.tanh(v * g), v, dy, create_graph=True)
     (second,) = torch.autograd.grad(first, v, ddx)
     names = json.loads({p.key: p.value for p in twice.metadata_props}["ortmod.gradient_names"])
-    feeds = {"x": x, "x_grad": g, "y_grad": dy, names["x_grad_2"]: ddx}
+    feeds = {"x": x, "x_grad": g, "y_grad": dy, names[gradient]: ddx}
     nets.close(torch.from_numpy(run(twice, {k: t.numpy() for k, t in feeds.items()})[names["x"]]), second)
 
 

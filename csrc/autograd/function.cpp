@@ -1,10 +1,11 @@
 // torch::autograd::Function over Executable: saving, pruning, backward, double backward over the joint graph.
 #include "autograd/function.h"
 
-#include <ATen/FunctionalTensorWrapper.h>
+#include <ATen/LegacyBatchedTensorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/forward_grad.h>
@@ -26,9 +27,10 @@ void (*on_error)(const Error&) = nullptr;
 namespace {
 
 constexpr c10::DispatchKeySet kNotPlain({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
-                                         c10::DispatchKey::BatchedNestedTensor, c10::DispatchKey::FuncTorchGradWrapper,
-                                         c10::DispatchKey::Functionalize, c10::DispatchKey::ZeroTensor,
-                                         c10::DispatchKey::Conjugate, c10::DispatchKey::Negative});
+                                         c10::DispatchKey::Batched, c10::DispatchKey::BatchedNestedTensor,
+                                         c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize,
+                                         c10::DispatchKey::ZeroTensor, c10::DispatchKey::Conjugate,
+                                         c10::DispatchKey::Negative});
 constexpr c10::DispatchKeySet kIntercepting({c10::DispatchKey::Python, c10::DispatchKey::PythonDispatcher,
                                              c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
                                              c10::DispatchKey::FuncTorchDynamicLayerBackMode,
@@ -71,6 +73,19 @@ void update_buffers(Executable& exe, at::TensorList args, std::vector<Tensor>& o
   const std::vector<int> updated = exe.updated_args(training);
   for (size_t k = 0; k < updated.size(); k++) args[updated[k]].copy_(outputs[n + k]);  // copy_ bumps the version
   outputs.resize(n);
+}
+
+/// The level of legacy batching of a list; 0 when there is none.
+int64_t batch_level(at::TensorList tensors) {
+  int64_t level = 0;
+  for (const Tensor& t : tensors)
+    if (auto* batched = t.defined() ? at::maybeGetBatchedImpl(t) : nullptr) {
+      if (batched->bdims().size() > 1)
+        fail(ErrorKind::kGradient, "backward",
+             "gradients are batched twice; nest torch.func.vmap instead of is_grads_batched");
+      level = batched->bdims().back().level();
+    }
+  return level;
 }
 
 /// Arguments that the joint graph does not read need only their shape.
@@ -149,6 +164,12 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     grads.resize(s.exe->num_outputs());  // updated buffers, when traced, have none
     if (std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); }))
       return variable_list(s.mode.needs.size());
+    if (const int64_t level = batch_level(grads)) return each_of_batch(s, reads, saved, grads, level);
+    return first_or_second_order(s, reads, saved, grads);
+  }
+
+  static variable_list first_or_second_order(const CallState& s, const Executable::Saved& reads,
+                                             const variable_list& saved, variable_list& grads) {
     if (at::GradMode::is_enabled()) return through_joint(s, reads, saved, grads);
 
     at::TensorList all(saved);
@@ -170,6 +191,32 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     variable_list found = backward_op(s.exe->handle(), needed_indices(s.mode), s.mode.training, args, outputs, kept,
                                       optional_grads, s.sym_dims.empty() ? sym : s.sym_dims);
     return spread(reads, found, s.mode.needs.size());
+  }
+
+  /// torch.autograd.grad(is_grads_batched=True), whose tensors no operator with lists takes: one element after the
+  /// other.
+  static variable_list each_of_batch(const CallState& s, const Executable::Saved& reads, const variable_list& saved,
+                                     const variable_list& grads, int64_t level) {
+    std::vector<variable_list> rows;
+    for (int64_t b = 0, size = 1; b < size; b++) {
+      variable_list row = grads;
+      for (Tensor& g : row) {
+        auto* batched = g.defined() ? at::maybeGetBatchedImpl(g) : nullptr;
+        if (!batched) continue;
+        const int64_t dim = batched->bdims().back().dim();
+        size = batched->value().size(dim);
+        g = batched->value().select(dim, b);
+      }
+      rows.push_back(first_or_second_order(s, reads, saved, row));
+    }
+    variable_list result(s.mode.needs.size());
+    for (size_t i = 0; i < result.size() && !rows.empty(); i++) {
+      if (!rows[0][i].defined()) continue;
+      variable_list column;
+      for (const variable_list& row : rows) column.push_back(row[i]);
+      result[i] = at::addBatchDim(at::stack(column), level, 0);
+    }
+    return result;
   }
 
   /// Gradients as a differentiable function of the arguments and the output gradients: the joint graph recomputes

@@ -40,6 +40,9 @@ bool expand_node(Graph& g, Node* n);
 /// Replaces all nodes of domain `ortmod` by standard operators (for export).
 void expand_bodies(Graph& g);
 
+/// The body of one node as a graph: inputs are the node's present inputs, each once; outputs its wanted outputs.
+std::unique_ptr<Graph> body_of(const Node& n);
+
 /// How far gradients get (for explain()).
 struct Reach {
   std::string name;    // of a node or weight

@@ -54,4 +54,26 @@ void expand_bodies(Graph& g) {
   g.compact();
 }
 
+std::unique_ptr<Graph> body_of(const Node& n) {
+  auto g = std::make_unique<Graph>();
+  const Graph* root = n.graph;
+  while (root->parent()) root = root->parent();
+  g->opsets = root->opsets;
+  g->ir_version = root->ir_version;
+  g->name = n.op->name;
+  std::unordered_map<const Value*, Value*> map;
+  for (const Value* v : n.inputs) {
+    if (!v || map.contains(v)) continue;
+    map[v] = g->add_input(v->name, v->type);
+    map[v]->literal = v->literal;  // a body may depend on constants
+    map[v]->host = v->host;
+  }
+  Node* copy = g->copy_node(n, map);
+  for (Value* v : copy->outputs)
+    if (v) g->outputs.push_back(v);
+  expand_bodies(*g);
+  for (Value* v : g->inputs) v->literal = nullptr;
+  return g;
+}
+
 }  // namespace ortmod

@@ -217,7 +217,7 @@ void ModelReader::read_values(onnx::GraphProto& p, const Place& at) {
     if (v.name().empty()) bad("an input of the graph has no name");
     if (!seen.insert(v.name()).second) bad("two inputs of the graph are called \"" + shown(v.name()) + "\"");
     if (initialized.contains(v.name())) continue;
-    if (at.depth == 0 && !v.has_type()) bad("input \"" + shown(v.name()) + "\" has no type");
+    if (at.depth == 0 && !v.has_type() && !keep_references_) bad("input \"" + shown(v.name()) + "\" has no type");
     check_text(v.name(), "a name");
     Value* made = at.graph->add_input(graph_name(v.name(), at, ""), v.has_type() ? read_type(v.type(), v.name()) : Type());
     made->metadata = metadata(v.metadata_props());

@@ -65,7 +65,8 @@ void bind_exec(py::module_& m) {
              return d;
            })
       .def("time_steps",
-           [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training, int64_t repeats) {
+           [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training,
+              int64_t repeats) {
              py::gil_scoped_release release;
              return e.time_steps(args, mode_from(e, needs, training), repeats);
            })

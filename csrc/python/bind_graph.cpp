@@ -100,6 +100,17 @@ void weights_to_inputs(Graph& g, const std::vector<std::string>& names) {
   }
 }
 
+/// The same, as a model whose inputs come in the order `listed`, those that it does not name last.
+Model with_default_inputs(const Model& m, const std::vector<std::string>& names, const std::vector<std::string>& listed, bool defaults) {
+  auto g = m.graph->clone();
+  weights_to_inputs(*g, names);
+  const auto place = [&](const Value* v) { return std::find(listed.begin(), listed.end(), v->name) - listed.begin(); };
+  std::stable_sort(g->inputs.begin(), g->inputs.end(), [&](const Value* a, const Value* b) { return place(a) < place(b); });
+  if (!defaults)
+    for (Value* v : g->inputs) v->literal = nullptr;
+  return {std::move(g)};
+}
+
 py::list seed_names(const Joint& j) {
   py::list r;
   for (size_t i = 0; i < j.seeds.size(); i++) r.append(py::make_tuple(j.outputs[i], j.seeds[i]->name));
@@ -132,6 +143,14 @@ Model expanded(const Model& m) {
   auto g = m.graph->clone();
   expand_bodies(*g);
   return {std::move(g)};
+}
+
+/// The body of each node of domain ortmod, in order, as a serialized model.
+py::list bodies(const Model& m) {
+  py::list r;
+  for (const Node* n : m.graph->nodes())
+    if (n->op->domain == "ortmod") r.append(py::bytes(to_bytes(*body_of(*n), {.value_info = false})));
+  return r;
 }
 
 py::list choices(const Model& m) {
@@ -251,6 +270,9 @@ void bind_graph(py::module_& m) {
       .def("keep_outputs", &keep_outputs)
       .def("with_training", &with_training)
       .def("expanded", &expanded)
+      .def("bodies", &bodies)
+      .def_property_readonly("ir_version", [](const Model& m) { return m.graph->ir_version; })
+      .def("with_default_inputs", &with_default_inputs, py::arg("names"), py::arg("listed"), py::arg("defaults") = true)
       .def("untied",
            [](const Model& m, const std::vector<std::string>& names) {
              return changed(m, [&](Graph& g) { untie(g, names); });
