@@ -50,12 +50,14 @@ Grads rotary_body(const Grad& g) {
     first = slice(turned, {0}, {kEnd}, {3}, {2});
     second = slice(turned, {1}, {kEnd}, {3}, {2});
   } else {
-    const std::vector<Expr> halves = b.multi("", "Split", {turned}, 2, {{"axis", int64_t{3}}, {"num_outputs", int64_t{2}}});
+    const std::vector<Expr> halves =
+        b.multi("", "Split", {turned}, 2, {{"axis", int64_t{3}}, {"num_outputs", int64_t{2}}});
     first = halves[0];
     second = halves[1];
   }
   const Expr real = cos * first - sin * second, imaginary = sin * first + cos * second;
-  Expr y = interleaved ? reshape_like(concat({unsqueeze(real, {4}), unsqueeze(imaginary, {4})}, 4), turned) : concat({real, imaginary}, 3);
+  Expr y = interleaved ? reshape_like(concat({unsqueeze(real, {4}), unsqueeze(imaginary, {4})}, 4), turned)
+                       : concat({real, imaginary}, 3);
   if (rest) y = concat({y, rest}, 3);
   return {flat ? reshape_like(y, x) : y};
 }
@@ -72,7 +74,8 @@ Dim head_size(const Infer& c, size_t i, Dim heads) {
   if (c.rank(i) == 4) return c.dims(i)[3];
   const Dim hidden = c.dims(i)[2];
   if (is_known(hidden) && is_known(heads) && hidden % heads)
-    c.fail("the number of heads must divide the hidden size: got " + dim_text(heads) + " and " + to_string(c.dims(i)), static_cast<int>(i));
+    c.fail("the number of heads must divide the hidden size: got " + dim_text(heads) + " and " + to_string(c.dims(i)),
+           static_cast<int>(i));
   return dim_div(hidden, heads);
 }
 
@@ -83,8 +86,11 @@ void infer_attention(Infer& c) {
       for (size_t o = 0; o < 4; ++o) c.out_unranked(o, o == 2 ? c.dtype(2) : t);
       return;
     }
-    if (c.rank(i) != 3 && c.rank(i) != 4) c.fail("query, key and value must have rank 3 or 4: got " + to_string(c.dims(i)), static_cast<int>(i));
-    if (c.rank(i) != c.rank(0)) c.fail("query, key and value differ in rank: got " + to_string(c.dims(0)) + " and " + to_string(c.dims(i)), static_cast<int>(i));
+    if (c.rank(i) != 3 && c.rank(i) != 4)
+      c.fail("query, key and value must have rank 3 or 4: got " + to_string(c.dims(i)), static_cast<int>(i));
+    if (c.rank(i) != c.rank(0))
+      c.fail("query, key and value differ in rank: got " + to_string(c.dims(0)) + " and " + to_string(c.dims(i)),
+             static_cast<int>(i));
   }
   if (c.has(4) != c.has(5)) c.fail("past_key and past_value must be given together");
   const bool flat = c.rank(0) == 3;
@@ -177,7 +183,8 @@ Grads attention_body(const Grad& g) {
   } else if (g.dims(0)[1] != g.dims(1)[1]) {
     hq = g.dims(0)[1];
     hk = g.dims(1)[1];
-    if (!is_known(hq) || !is_known(hk)) g.fail("the number of heads is not known", "declare the shapes of query and key");
+    if (!is_known(hq) || !is_known(hk))
+      g.fail("the number of heads is not known", "declare the shapes of query and key");
     times = hq / hk;
   }
   if (g.has_x(4)) {

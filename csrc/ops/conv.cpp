@@ -17,7 +17,8 @@ Sizes list(const Window::Sizes& s, int n) { return {s.begin(), s.begin() + n}; }
 Window conv_window(const Node& node, int spatial) {
   Window w = Window::read(node);
   w.fit(node, spatial);
-  if (w.n > 3) fail(ErrorKind::kUnsupportedOp, "infer", "convolution over more than 3 axes: got " + std::to_string(w.n), node);
+  if (w.n > 3)
+    fail(ErrorKind::kUnsupportedOp, "infer", "convolution over more than 3 axes: got " + std::to_string(w.n), node);
   return w;
 }
 
@@ -25,7 +26,8 @@ void check_kernel(const Infer& c, Window& w, const Dims& weight) {
   for (int i = 0; i < w.n; ++i) {
     const Dim k = weight[static_cast<size_t>(i) + 2];
     if (w.kernel[i] && differ(w.kernel[i], k))
-      c.fail("kernel_shape does not fit the weight: got " + std::to_string(w.kernel[i]) + " and " + to_string(weight), 1);
+      c.fail("kernel_shape does not fit the weight: got " + std::to_string(w.kernel[i]) + " and " + to_string(weight),
+             1);
     if (is_known(k)) w.kernel[i] = k;
   }
 }
@@ -54,16 +56,20 @@ namespace {
 void infer_conv(Infer& c) {
   const DType t = c.dtype(0);
   if (c.dtype(1) != t)
-    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))), 1);
+    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))),
+           1);
   if (!c.ranked(0) || !c.ranked(1)) return c.out_unranked(0, t);
   const Dims &x = c.dims(0), &k = c.dims(1);
-  if (x.size() != k.size()) c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
+  if (x.size() != k.size())
+    c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
   Window w = conv_window(c.node, static_cast<int>(x.size()) - 2);
   check_kernel(c, w, k);
   const int64_t group = c.node.attr("group", 1);
   if (group < 1) c.fail("group must be positive: got " + std::to_string(group));
   if (differ(x[1], dim_mul(k[1], group)))
-    c.fail("channels do not fit the weight: got " + to_string(x) + " and " + to_string(k) + " with group " + std::to_string(group), 0);
+    c.fail("channels do not fit the weight: got " + to_string(x) + " and " + to_string(k) + " with group " +
+               std::to_string(group),
+           0);
   if (is_known(k[0]) && k[0] % group) c.fail("output channels are no multiple of group: got " + to_string(k), 1);
   if (c.has(2) && c.ranked(2) && (c.rank(2) != 1 || differ(c.dims(2)[0], k[0])))
     c.fail("the bias does not fit the weight: got " + to_string(c.dims(2)) + ", expected " + to_string(Dims{k[0]}), 2);
@@ -108,13 +114,20 @@ Kernel conv_kernel(const Node& node) {
     const Sizes out = conv_sizes(c.node(), w, x.sizes(), k.size(0));
     const c10::optional<at::Tensor> bias = c.has(2) ? c10::optional<at::Tensor>(c.in(2)) : c10::nullopt;
     const Sizes zero(static_cast<size_t>(w.n), 0);
+    if (x.numel() == 0 || k.numel() == 0) {
+      Sizes column(out.size(), 1);
+      column[1] = -1;
+      const at::Tensor y = at::zeros(out, x.options());
+      return c.set(0, bias ? y + bias->view(column) : y);
+    }
     if (plain(w, x.sizes(), out)) {
-      c.set(0, at::convolution(x, k, bias, list(w.stride, w.n), list(w.begin, w.n), list(w.dilation, w.n), false, zero, conv.group));
+      c.set(0, at::convolution(x, k, bias, list(w.stride, w.n), list(w.begin, w.n), list(w.dilation, w.n), false, zero,
+                               conv.group));
       return;
     }
     const Pads p(w, x.sizes(), out);
-    c.set(0, at::convolution(pad_spatial(x, p.before, p.after, 0), k, bias, list(w.stride, w.n), zero, list(w.dilation, w.n), false, zero,
-                             conv.group));
+    c.set(0, at::convolution(pad_spatial(x, p.before, p.after, 0), k, bias, list(w.stride, w.n), zero,
+                             list(w.dilation, w.n), false, zero, conv.group));
   };
 }
 
@@ -122,11 +135,12 @@ Kernel conv_kernel(const Node& node) {
 
 at::Tensor sizes_only(const at::Tensor& like, at::IntArrayRef sizes) { return like.new_empty({1}).expand(sizes); }
 
-at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy, const at::Tensor& k, at::IntArrayRef x) {
+at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy, const at::Tensor& k,
+                           at::IntArrayRef x) {
   const Sizes zero(static_cast<size_t>(w.n), 0);
   const auto run = [&](at::IntArrayRef sizes, const Sizes& pads) {
-    return std::get<0>(at::convolution_backward(dy, sizes_only(dy, sizes), k, c10::nullopt, list(w.stride, w.n), pads, list(w.dilation, w.n),
-                                                false, zero, group, {true, false, false}));
+    return std::get<0>(at::convolution_backward(dy, sizes_only(dy, sizes), k, c10::nullopt, list(w.stride, w.n), pads,
+                                                list(w.dilation, w.n), false, zero, group, {true, false, false}));
   };
   if (plain(w, x, dy.sizes())) return run(x, list(w.begin, w.n));
   const Pads p(w, x, dy.sizes());
@@ -142,11 +156,12 @@ at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy,
 namespace {
 
 /// w's gradient for y = conv(x, w).
-at::Tensor conv_weight_grad(const Window& w, int64_t group, const at::Tensor& x, const at::Tensor& dy, at::IntArrayRef k) {
+at::Tensor conv_weight_grad(const Window& w, int64_t group, const at::Tensor& x, const at::Tensor& dy,
+                            at::IntArrayRef k) {
   const Sizes zero(static_cast<size_t>(w.n), 0);
   const auto run = [&](const at::Tensor& t, const Sizes& pads) {
-    return std::get<1>(at::convolution_backward(dy, t, sizes_only(dy, k), c10::nullopt, list(w.stride, w.n), pads, list(w.dilation, w.n), false,
-                                                zero, group, {false, true, false}));
+    return std::get<1>(at::convolution_backward(dy, t, sizes_only(dy, k), c10::nullopt, list(w.stride, w.n), pads,
+                                                list(w.dilation, w.n), false, zero, group, {false, true, false}));
   };
   if (plain(w, x.sizes(), dy.sizes())) return run(x, list(w.begin, w.n));
   const Pads p(w, x.sizes(), dy.sizes());
@@ -334,8 +349,9 @@ Grads conv_grad_weight_body(const Grad& g) {
   Attrs attrs = window_attrs(swapped, true);
   attrs.emplace_back("group", group);
   Expr d = b.op("Conv", {a, c}, attrs);
-  for (int i = 0; i < w.n; ++i) crop = crop || !(is_known(d.type().dims[static_cast<size_t>(i) + 2]) &&
-                                                 d.type().dims[static_cast<size_t>(i) + 2] == w.kernel[i]);
+  for (int i = 0; i < w.n; ++i)
+    crop = crop || !(is_known(d.type().dims[static_cast<size_t>(i) + 2]) &&
+                     d.type().dims[static_cast<size_t>(i) + 2] == w.kernel[i]);
   if (crop) {
     Sizes axes;
     for (int i = 0; i < w.n; ++i) axes.push_back(i + 2);
@@ -347,7 +363,8 @@ Grads conv_grad_weight_body(const Grad& g) {
 void infer_conv_integer(Infer& c) {
   if (!c.ranked(0) || !c.ranked(1)) return c.out_unranked(0, DType::kInt32);
   const Dims &x = c.dims(0), &k = c.dims(1);
-  if (x.size() != k.size()) c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
+  if (x.size() != k.size())
+    c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
   Window w = conv_window(c.node, static_cast<int>(x.size()) - 2);
   check_kernel(c, w, k);
   Dims r{x[0], k[0]};
@@ -368,8 +385,8 @@ Kernel conv_integer_kernel(const Node& node) {
     const Window w = conv.at(c.node(), k.sizes());
     const Pads p(w, x.sizes(), conv_sizes(c.node(), w, x.sizes(), k.size(0)));
     const Sizes zero(static_cast<size_t>(w.n), 0);
-    c.set(0, at::convolution(pad_spatial(x, p.before, p.after, 0), k, c10::nullopt, list(w.stride, w.n), zero, list(w.dilation, w.n), false, zero,
-                             conv.group)
+    c.set(0, at::convolution(pad_spatial(x, p.before, p.after, 0), k, c10::nullopt, list(w.stride, w.n), zero,
+                             list(w.dilation, w.n), false, zero, conv.group)
                  .to(at::kInt));
   };
 }

@@ -27,7 +27,8 @@ struct Pads {
 /// A tensor that lends only its sizes.
 at::Tensor sizes_only(const at::Tensor& like, at::IntArrayRef sizes);
 /// x's gradient for y = conv(x, w).
-at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy, const at::Tensor& k, at::IntArrayRef x);
+at::Tensor conv_input_grad(const Window& w, int64_t group, const at::Tensor& dy, const at::Tensor& k,
+                           at::IntArrayRef x);
 /// The same in standard operators; `in` is the spatial part of x's shape.
 Expr conv_input_body(const Window& w, int64_t group, Expr dy, Expr k, Expr in);
 

@@ -25,7 +25,8 @@ struct Transposed {
     w.fit(node, spatial);
     const size_t n = static_cast<size_t>(spatial);
     if (extra.empty()) extra.assign(n, 0);
-    if (extra.size() != n) fail(ErrorKind::kShape, "infer", "output_padding has a wrong length: got " + std::to_string(extra.size()), node);
+    if (extra.size() != n)
+      fail(ErrorKind::kShape, "infer", "output_padding has a wrong length: got " + std::to_string(extra.size()), node);
     if (shape.size() == n + 2) shape.erase(shape.begin(), shape.begin() + 2);
     if (!shape.empty() && shape.size() != n)
       fail(ErrorKind::kShape, "infer", "output_shape has a wrong length: got " + std::to_string(shape.size()), node);
@@ -34,13 +35,15 @@ struct Transposed {
     const size_t j = static_cast<size_t>(i);
     if (!shape.empty()) return shape[j];
     if (!w.fixed()) return dim_mul(in, w.stride[i]);
-    const Dim full = dim_add(dim_add(dim_mul(dim_sub(in, 1), w.stride[i]), dim_mul(dim_sub(k, 1), w.dilation[i])), 1 + extra[j]);
+    const Dim full =
+        dim_add(dim_add(dim_mul(dim_sub(in, 1), w.stride[i]), dim_mul(dim_sub(k, 1), w.dilation[i])), 1 + extra[j]);
     return dim_sub(full, w.begin[i] + w.end[i]);
   }
   /// Elements cut off before the first element of the result.
   int64_t before(int i, int64_t in, int64_t o) const {
     if (shape.empty() && w.fixed()) return w.begin[i];
-    const int64_t total = std::max<int64_t>((in - 1) * w.stride[i] + w.extent(i) + extra[static_cast<size_t>(i)] - o, 0);
+    const int64_t total =
+        std::max<int64_t>((in - 1) * w.stride[i] + w.extent(i) + extra[static_cast<size_t>(i)] - o, 0);
     return w.mode == Window::Auto::kUpper ? total / 2 : total - total / 2;
   }
 };
@@ -48,16 +51,20 @@ struct Transposed {
 void infer_conv_transpose(Infer& c) {
   const DType t = c.dtype(0);
   if (c.dtype(1) != t)
-    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))), 1);
+    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))),
+           1);
   if (!c.ranked(0) || !c.ranked(1)) return c.out_unranked(0, t);
   const Dims &x = c.dims(0), &k = c.dims(1);
-  if (x.size() != k.size()) c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
+  if (x.size() != k.size())
+    c.fail("operand and weight differ in rank: got " + to_string(x) + " and " + to_string(k), 1);
   Transposed p(c.node);
   p.fit(c.node, static_cast<int>(x.size()) - 2);
-  if (p.w.n > 3) fail(ErrorKind::kUnsupportedOp, "infer", "convolution over more than 3 axes: got " + std::to_string(p.w.n), c.node);
+  if (p.w.n > 3)
+    fail(ErrorKind::kUnsupportedOp, "infer", "convolution over more than 3 axes: got " + std::to_string(p.w.n), c.node);
   check_kernel(c, p.w, k);
   if (differ(x[1], k[0])) c.fail("channels do not fit the weight: got " + to_string(x) + " and " + to_string(k), 0);
-  if (p.group < 1 || (is_known(x[1]) && x[1] % p.group)) c.fail("channels are no multiple of group: got " + to_string(x), 0);
+  if (p.group < 1 || (is_known(x[1]) && x[1] % p.group))
+    c.fail("channels are no multiple of group: got " + to_string(x), 0);
   Dims r{x[0], dim_mul(k[1], p.group)};
   if (c.has(2) && c.ranked(2) && (c.rank(2) != 1 || differ(c.dims(2)[0], r[1])))
     c.fail("the bias does not fit the weight: got " + to_string(c.dims(2)) + ", expected " + to_string(Dims{r[1]}), 2);
@@ -94,7 +101,8 @@ Kernel conv_transpose_kernel(const Node& node) {
       return;
     }
     const Sizes zero(pads.size(), 0);
-    at::Tensor y = at::convolution(x, k, c10::nullopt, list(w.stride, w.n), zero, list(w.dilation, w.n), true, zero, p.group);
+    at::Tensor y =
+        at::convolution(x, k, c10::nullopt, list(w.stride, w.n), zero, list(w.dilation, w.n), true, zero, p.group);
     y = pad_spatial(y, before, after, 0);
     if (bias) {
       Sizes column(static_cast<size_t>(x.dim()), 1);
@@ -119,13 +127,15 @@ Grads conv_transpose_grad(const Grad& g) {
     for (int i = 2; i < rank; ++i) axes.push_back(i);
     r[2] = reduce_sum(dy, axes, false);
   }
-  // y = full[before .. before + out), full of size (in - 1) stride + extent, zeros beyond: Conv(dy) padded the same way gives x's gradient.
+  // y = full[before .. before + out), full of size (in - 1) stride + extent, zeros beyond: Conv(dy) padded the same way
+  // gives x's gradient.
   p.w.kernel = w.kernel;
   Sizes cut(static_cast<size_t>(w.n), 0);
   for (int i = 0; i < w.n; ++i) {
     const size_t j = static_cast<size_t>(i);
     const Dim in = g.dims(0)[j + 2];
-    if (!p.shape.empty() && !is_known(in)) g.fail("ConvTranspose with output_shape needs known sizes", "declare the sizes of its input");
+    if (!p.shape.empty() && !is_known(in))
+      g.fail("ConvTranspose with output_shape needs known sizes", "declare the sizes of its input");
     // Without output_shape the padding does not depend on the size: take 1.
     const int64_t size = is_known(in) ? in : 1;
     const int64_t o = p.out(i, size, w.kernel[i]);
@@ -138,6 +148,7 @@ Grads conv_transpose_grad(const Grad& g) {
   dy = pad_by(dy, b.ints(Sizes(cut.size(), 0)), b.ints(cut));
   Attrs attrs = window_attrs(w, true);
   attrs.emplace_back("group", p.group);
+  attrs.emplace_back("kernel_shape", list(w.kernel, w.n));
   if (g.needs(0)) r[0] = b.op("Conv", {dy, k}, attrs);
   if (g.needs(1)) r[1] = fused("ConvGradWeight", {dy, x, shape(k)}, attrs);
   return r;

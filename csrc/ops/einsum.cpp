@@ -88,7 +88,8 @@ void infer_einsum(Infer& c) {
       bool& known = seen[static_cast<size_t>(ch)];
       const Dim x = d[at++];
       if (known && differ(slot, x) && slot != 1 && x != 1)
-        c.fail(std::string("label '") + ch + "' has two sizes: got " + dim_text(slot) + " and " + dim_text(x), static_cast<int>(i));
+        c.fail(std::string("label '") + ch + "' has two sizes: got " + dim_text(slot) + " and " + dim_text(x),
+               static_cast<int>(i));
       slot = known ? (slot == 1 ? x : x == 1 ? slot : agree(slot, x)) : x;
       known = true;
     }

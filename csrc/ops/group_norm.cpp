@@ -20,8 +20,11 @@ void infer_group(Infer& c) {
     c.fail("num_groups must divide the channels: got " + std::to_string(groups) + " and " + to_string(x));
   const Dim want = group && c.version() < 21 ? groups : x[1];
   for (int i : {1, 2})
-    if (c.ranked(static_cast<size_t>(i)) && (c.rank(static_cast<size_t>(i)) != 1 || differ(c.dims(static_cast<size_t>(i))[0], want)))
-      c.fail("scale and bias do not fit: got " + to_string(c.dims(static_cast<size_t>(i))) + ", expected " + to_string(Dims{want}), i);
+    if (c.ranked(static_cast<size_t>(i)) &&
+        (c.rank(static_cast<size_t>(i)) != 1 || differ(c.dims(static_cast<size_t>(i))[0], want)))
+      c.fail("scale and bias do not fit: got " + to_string(c.dims(static_cast<size_t>(i))) + ", expected " +
+                 to_string(Dims{want}),
+             i);
 }
 
 /// Narrow types are computed in float32.
@@ -45,7 +48,8 @@ Kernel group_kernel(const Node& node) {
       bias = bias.repeat_interleave(s.c / groups);
     }
     if (x.numel() == 0) return c.set(0, x);
-    c.set(0, std::get<0>(at::native_group_norm(x, scale, bias, s.n, s.c, s.area, groups ? groups : s.c, epsilon)).view(x.sizes()));
+    c.set(0, std::get<0>(at::native_group_norm(x, scale, bias, s.n, s.c, s.area, groups ? groups : s.c, epsilon))
+                 .view(x.sizes()));
   };
 }
 
@@ -90,8 +94,8 @@ Kernel group_back_kernel(const Node& node) {
     }
     const int64_t n = groups ? groups : s.c;
     const auto [y, mean, rstd] = at::native_group_norm(x, scale, c10::nullopt, s.n, s.c, s.area, n, epsilon);
-    const auto [dx, dscale, dbias] =
-        at::native_group_norm_backward(dy, x, mean, rstd, scale, s.n, s.c, s.area, n, {c.wants(0), c.wants(1), c.wants(2)});
+    const auto [dx, dscale, dbias] = at::native_group_norm_backward(dy, x, mean, rstd, scale, s.n, s.c, s.area, n,
+                                                                    {c.wants(0), c.wants(1), c.wants(2)});
     if (c.wants(0)) c.set(0, dx);
     if (c.wants(1)) c.set(1, dscale);
     if (c.wants(2)) c.set(2, dbias);
@@ -116,7 +120,8 @@ Grads group_back_body(const Grad& g) {
   const Expr xhat = centred * invstd;
   const Expr d = reshape(dy * unsqueeze(scale, ones), rows);
   const Expr dx = invstd * (d - reduce_mean(d, {2}, true) - xhat * reduce_mean(d * xhat, {2}, true));
-  return {cast(reshape_like(dx, x), g.type(1).dtype), cast(reduce_sum(dy * reshape_like(xhat, x), axes, false), g.type(2).dtype),
+  return {cast(reshape_like(dx, x), g.type(1).dtype),
+          cast(reduce_sum(dy * reshape_like(xhat, x), axes, false), g.type(2).dtype),
           cast(reduce_sum(dy, axes, false), g.type(2).dtype)};
 }
 
@@ -126,7 +131,11 @@ OpTable group_norm_ops() {
   return {
       {.name = "InstanceNormalization", .since = 6, .infer = infer_group, .kernel = group_kernel, .grad = group_grad},
       {.name = "GroupNormalization", .since = 18, .infer = infer_group, .kernel = group_kernel, .grad = group_grad},
-      {.name = "GroupNormGrad", .domain = "ortmod", .infer = infer_group_back, .kernel = group_back_kernel, .body = group_back_body},
+      {.name = "GroupNormGrad",
+       .domain = "ortmod",
+       .infer = infer_group_back,
+       .kernel = group_back_kernel,
+       .body = group_back_body},
   };
 }
 

@@ -79,7 +79,8 @@ struct Shares {
     labels = label.to(at::kLong);
     const at::Tensor valid = labels.ne(ignore);
     labels = at::where(valid, labels, at::zeros({}, labels.options()));
-    at::Tensor w = weights ? weights->index_select(0, labels.reshape({-1})).view(labels.sizes()) : at::ones_like(labels, dloss.options());
+    at::Tensor w = weights ? weights->index_select(0, labels.reshape({-1})).view(labels.sizes())
+                           : at::ones_like(labels, dloss.options());
     w = w.masked_fill(valid.logical_not(), 0);
     share = (r == Reduction::kMean ? w / w.sum() : w) * dloss;
     share = share.masked_fill(valid.logical_not(), 0);
@@ -107,14 +108,16 @@ Kernel cross_entropy_back_kernel(const Node& node) {
     AT_DISPATCH_FLOATING_TYPES(dx.scalar_type(), "cross_entropy_grad", [&] {
       scalar_t* p = dx.mutable_data_ptr<scalar_t>();
       const scalar_t* w = share.const_data_ptr<scalar_t>();
-      at::parallel_for(0, n, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, classes * inner)), [&](int64_t b, int64_t e) {
-        for (int64_t i = b; i < e; ++i) {
-          scalar_t* rows = p + i * classes * inner;
-          for (int64_t k = 0; k < classes; ++k)
-            for (int64_t j = 0; j < inner; ++j) rows[k * inner + j] *= w[i * inner + j];
-          for (int64_t j = 0; j < inner; ++j) rows[label[i * inner + j] * inner + j] -= w[i * inner + j];
-        }
-      });
+      at::parallel_for(0, n, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, classes * inner)),
+                       [&](int64_t b, int64_t e) {
+                         for (int64_t i = b; i < e; ++i) {
+                           scalar_t* rows = p + i * classes * inner;
+                           for (int64_t k = 0; k < classes; ++k)
+                             for (int64_t j = 0; j < inner; ++j) rows[k * inner + j] *= w[i * inner + j];
+                           for (int64_t j = 0; j < inner; ++j)
+                             rows[label[i * inner + j] * inner + j] -= w[i * inner + j];
+                         }
+                       });
     });
     c.set(0, dx);
   };
@@ -177,7 +180,8 @@ Grads likelihood_back_body(const Grad& g) {
   const Expr x_shape = g.x(2);
   const DType t = g.type(0).dtype;
   const Value* v = x_shape.value();
-  const Expr classes = v->is_constant() ? g.builder().ints({v->literal->to_ints()[1]}) : gather(x_shape, g.builder().ints({1}), 0);
+  const Expr classes =
+      v->is_constant() ? g.builder().ints({v->literal->to_ints()[1]}) : gather(x_shape, g.builder().ints({1}), 0);
   const Pieces p(g.x(1), g.has_x(3) ? g.x(3) : Expr(), classes, t, g.rank(1) + 1, g.node());
   const Expr share = unsqueeze(share_of(p, g.x(0), g.x(1), reduction_of(g.node())), {1});
   return {-(share * cast(p.hit, t))};
@@ -225,8 +229,16 @@ Grads likelihood_grad(const Grad& g) {
 
 OpTable loss_ops() {
   return {
-      {.name = "SoftmaxCrossEntropyLoss", .since = 12, .infer = infer_loss, .kernel = cross_entropy_kernel, .grad = cross_entropy_grad},
-      {.name = "NegativeLogLikelihoodLoss", .since = 12, .infer = infer_loss, .kernel = likelihood_kernel, .grad = likelihood_grad},
+      {.name = "SoftmaxCrossEntropyLoss",
+       .since = 12,
+       .infer = infer_loss,
+       .kernel = cross_entropy_kernel,
+       .grad = cross_entropy_grad},
+      {.name = "NegativeLogLikelihoodLoss",
+       .since = 12,
+       .infer = infer_loss,
+       .kernel = likelihood_kernel,
+       .grad = likelihood_grad},
       {.name = "SoftmaxCrossEntropyGrad",
        .domain = "ortmod",
        .infer = infer_cross_entropy_back,

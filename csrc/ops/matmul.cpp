@@ -18,9 +18,10 @@ void infer_product(Infer& c, DType t) {
   if (b.empty()) c.fail("an operand of rank 0: got shape [], expected rank >= 1", 1);
   const Dim k = b.size() == 1 ? b[0] : b[b.size() - 2];
   if (differ(a.back(), k))
-    c.fail("inner dimensions differ: got " + to_string(a) + " and " + to_string(b) + ", expected " + dim_text(a.back()) +
-           " rows in the second operand");
-  Dims r = c.broadcast(a.size() > 2 ? Dims(a.begin(), a.end() - 2) : Dims(), b.size() > 2 ? Dims(b.begin(), b.end() - 2) : Dims());
+    c.fail("inner dimensions differ: got " + to_string(a) + " and " + to_string(b) + ", expected " +
+           dim_text(a.back()) + " rows in the second operand");
+  Dims r = c.broadcast(a.size() > 2 ? Dims(a.begin(), a.end() - 2) : Dims(),
+                       b.size() > 2 ? Dims(b.begin(), b.end() - 2) : Dims());
   if (a.size() > 1) r.push_back(a[a.size() - 2]);
   if (b.size() > 1) r.push_back(b.back());
   c.out(0, t, std::move(r));
@@ -28,19 +29,23 @@ void infer_product(Infer& c, DType t) {
 
 void infer_matmul(Infer& c) {
   if (c.dtype(0) != c.dtype(1))
-    c.fail("element types differ: got " + std::string(dtype_name(c.dtype(0))) + " and " + std::string(dtype_name(c.dtype(1))));
+    c.fail("element types differ: got " + std::string(dtype_name(c.dtype(0))) + " and " +
+           std::string(dtype_name(c.dtype(1))));
   infer_product(c, c.dtype(0));
 }
 
 Kernel matmul_kernel(const Node&) {
   return [](Call& c) {
-    if (c.in(0).numel() == 0 || c.in(1).numel() == 0) return c.set(0, at::matmul(c.in(0), c.in(1)));
+    if (c.in(0).dim() == 1 || c.in(1).dim() == 1 || c.in(0).numel() == 0 || c.in(1).numel() == 0)
+      return c.set(0, at::matmul(c.in(0), c.in(1)));
     at::matmul_out(c.out(0), c.in(0), c.in(1));
   };
 }
 
 /// All axes but the last made one.
-Expr rows(Expr x) { return x.rank() == 2 ? x : x.builder().op("Flatten", {x}, {{"axis", static_cast<int64_t>(x.rank() - 1)}}); }
+Expr rows(Expr x) {
+  return x.rank() == 2 ? x : x.builder().op("Flatten", {x}, {{"axis", static_cast<int64_t>(x.rank() - 1)}});
+}
 
 Grads matmul_grad(const Grad& g) {
   const int ra = g.rank(0), rb = g.rank(1);
@@ -87,7 +92,8 @@ Grads matmul_grad(const Grad& g) {
 void infer_gemm(Infer& c) {
   const DType t = c.dtype(0);
   if (c.dtype(1) != t)
-    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))), 1);
+    c.fail("element types differ: got " + std::string(dtype_name(t)) + " and " + std::string(dtype_name(c.dtype(1))),
+           1);
   Dim m = kAnyDim, k = kAnyDim, n = kAnyDim;
   if (c.ranked(0)) {
     if (c.rank(0) != 2) c.fail("Gemm takes matrices: got " + to_string(c.dims(0)), 0);

@@ -51,14 +51,17 @@ struct Labels {
         type = (*l)->dtype();
         return (*l)->to_doubles();
       }
-    fail(ErrorKind::kUnsupportedOp, "infer", "LabelEncoder of strings: got no " + prefix + "_int64s, _floats or numeric _tensor", n);
+    fail(ErrorKind::kUnsupportedOp, "infer",
+         "LabelEncoder of strings: got no " + prefix + "_int64s, _floats or numeric _tensor", n);
   }
   explicit Labels(const Node& n) {
     const std::vector<double> k = numbers(n, "keys", key), v = numbers(n, "values", value);
     if (k.size() != v.size())
-      fail(ErrorKind::kModel, "infer", "keys and values differ in number: got " + std::to_string(k.size()) + " and " + std::to_string(v.size()), n);
+      fail(ErrorKind::kModel, "infer",
+           "keys and values differ in number: got " + std::to_string(k.size()) + " and " + std::to_string(v.size()), n);
     for (size_t i = 0; i < k.size(); ++i) to.try_emplace(bits(k[i]), v[i]);
-    otherwise = value == DType::kInt64 ? static_cast<double>(n.attr("default_int64", -1)) : n.attr("default_float", -0.0);
+    otherwise =
+        value == DType::kInt64 ? static_cast<double>(n.attr("default_int64", -1)) : n.attr("default_float", -0.0);
     if (const Attr* a = n.find("default_tensor"))
       if (const auto* l = std::get_if<LiteralPtr>(a)) otherwise = (*l)->at(0);
   }
@@ -101,7 +104,13 @@ Grads zip_map_grad(const Grad& g) { return {g.dy()}; }
 OpTable ml_ops() {
   return {
       {.name = "Binarizer", .domain = kMl, .infer = infer_binarizer, .kernel = binarizer_kernel, .grad = no_grad},
-      {.name = "LabelEncoder", .domain = kMl, .since = 2, .infer = infer_labels, .kernel = labels_kernel, .grad = no_grad, .limits = "numbers only"},
+      {.name = "LabelEncoder",
+       .domain = kMl,
+       .since = 2,
+       .infer = infer_labels,
+       .kernel = labels_kernel,
+       .grad = no_grad,
+       .limits = "numbers only"},
       {.name = "ZipMap",
        .domain = kMl,
        .infer = infer_zip_map,

@@ -28,10 +28,13 @@ void infer_layer_norm(Infer& c) {
   for (size_t i : {1, 2})
     if (c.has(i) && c.ranked(i)) {
       const Dims& s = c.dims(i);
-      if (s.size() > x.size()) c.fail("scale and bias must broadcast to the operand: got " + to_string(s) + " and " + to_string(x), static_cast<int>(i));
+      if (s.size() > x.size())
+        c.fail("scale and bias must broadcast to the operand: got " + to_string(s) + " and " + to_string(x),
+               static_cast<int>(i));
       for (size_t k = 0; k < s.size(); ++k)
         if (s[k] != 1 && differ(s[k], x[x.size() - s.size() + k]))
-          c.fail("scale and bias must broadcast to the operand: got " + to_string(s) + " and " + to_string(x), static_cast<int>(i));
+          c.fail("scale and bias must broadcast to the operand: got " + to_string(s) + " and " + to_string(x),
+                 static_cast<int>(i));
     }
   if (!c.wants(1)) return;
   Dims m = x;
@@ -61,7 +64,8 @@ Kernel layer_norm_kernel(const Node& node) {
       std::tie(y, mean, invstd) =
           at::native_layer_norm(x, shape, affine(c.in(1), x), c.has(2) ? affine(c.in(2), x) : c10::nullopt, epsilon);
     } else {
-      std::tie(y, mean, invstd) = at::native_layer_norm(x.to(affine(x, x)->scalar_type()), shape, c10::nullopt, c10::nullopt, epsilon);
+      std::tie(y, mean, invstd) =
+          at::native_layer_norm(x.to(affine(x, x)->scalar_type()), shape, c10::nullopt, c10::nullopt, epsilon);
       y = y * c.in(1);
       if (c.has(2)) y = y + c.in(2);
     }
@@ -149,9 +153,9 @@ Kernel layer_norm_back_kernel(const Node& node) {
   return [=](Call& c) {
     const at::Tensor& x = c.in(1);
     const at::Tensor scale = *affine(c.in(2), x);
-    const auto [dx, dscale, dbias] =
-        at::native_layer_norm_backward(c.in(0), x, tail(x.sizes(), x.dim() - axes), c.in(3).to(scale.scalar_type()),
-                                       c.in(4).to(scale.scalar_type()), scale, scale, {c.wants(0), c.wants(1), c.wants(2)});
+    const auto [dx, dscale, dbias] = at::native_layer_norm_backward(
+        c.in(0), x, tail(x.sizes(), x.dim() - axes), c.in(3).to(scale.scalar_type()), c.in(4).to(scale.scalar_type()),
+        scale, scale, {c.wants(0), c.wants(1), c.wants(2)});
     if (c.wants(0)) c.set(0, dx);
     if (c.wants(1)) c.set(1, dscale);
     if (c.wants(2)) c.set(2, dbias);
@@ -192,7 +196,8 @@ Kernel rms_norm_kernel(const Node& node) {
 Grads rms_norm_body(const Grad& g) {
   const DType t = wide(g.type(0).dtype);
   const Expr x = cast(g.x(0), t);
-  const Expr scale = reciprocal(sqrt(mean_of(square(x), last_axes(g, 0, g.attr("axis", int64_t{-1}))) + g.attr("epsilon", 1e-5)));
+  const Expr scale =
+      reciprocal(sqrt(mean_of(square(x), last_axes(g, 0, g.attr("axis", int64_t{-1}))) + g.attr("epsilon", 1e-5)));
   return {cast(x * scale, g.type(0).dtype) * g.x(1)};
 }
 
@@ -257,14 +262,24 @@ Grads lp_norm_grad(const Grad& g) {
 
 OpTable norm_ops() {
   return {
-      {.name = "LayerNormalization", .since = 17, .infer = infer_layer_norm, .kernel = layer_norm_kernel, .bind = bind_layer_norm, .grad = layer_norm_grad},
+      {.name = "LayerNormalization",
+       .since = 17,
+       .infer = infer_layer_norm,
+       .kernel = layer_norm_kernel,
+       .bind = bind_layer_norm,
+       .grad = layer_norm_grad},
       {.name = "LayerNormGrad",
        .domain = "ortmod",
        .infer = infer_layer_norm_back,
        .kernel = layer_norm_back_kernel,
        .bind = bind_layer_norm_grad,
        .body = layer_norm_back_body},
-      {.name = "RMSNormalization", .since = 23, .infer = infer_rms_norm, .kernel = rms_norm_kernel, .bind = bind_rms_norm, .body = rms_norm_body},
+      {.name = "RMSNormalization",
+       .since = 23,
+       .infer = infer_rms_norm,
+       .kernel = rms_norm_kernel,
+       .bind = bind_rms_norm,
+       .body = rms_norm_body},
       {.name = "LRN", .infer = infer_lrn, .body = lrn_body},
       {.name = "MeanVarianceNormalization", .since = 9, .infer = infer_same, .body = mean_variance_body},
       {.name = "LpNormalization", .infer = infer_lp_norm, .kernel = lp_norm_kernel, .grad = lp_norm_grad},

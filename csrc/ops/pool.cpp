@@ -37,7 +37,8 @@ void infer_pool(Infer& c) {
 }
 
 Attrs pool_attrs(const Grad& g) {
-  return copy_attrs(g.node(), {"kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode", "count_include_pad"});
+  return copy_attrs(g.node(),
+                    {"kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode", "count_include_pad"});
 }
 
 Sizes pool_sizes(const Node& node, const Window& w, at::IntArrayRef x) {
@@ -68,7 +69,8 @@ Sizes index_strides(at::IntArrayRef in, bool column_major) {
 }
 
 /// ATen's indices within a padded plane become ONNX's indices into the whole tensor.
-at::Tensor whole_indices(const at::Tensor& local, at::IntArrayRef x, at::IntArrayRef padded, const Sizes& before, bool column_major) {
+at::Tensor whole_indices(const at::Tensor& local, at::IntArrayRef x, at::IntArrayRef padded, const Sizes& before,
+                         bool column_major) {
   const at::IntArrayRef in = x.slice(2), full = padded.slice(2);
   const Sizes stride = index_strides(in, column_major);
   const int64_t plane = c10::multiply_integers(in);
@@ -93,7 +95,8 @@ Kernel max_pool_kernel(const Node& node) {
     const Window w = pool_window(c.node(), static_cast<int>(x.dim()) - 2);
     if (w.n > 3) c.fail("MaxPool over more than 3 axes: got " + std::to_string(w.n), 0);
     const Sizes sizes = x.sizes().vec(), out = pool_sizes(c.node(), w, sizes);
-    Sizes kernel = list(w.kernel, w.n), stride = list(w.stride, w.n), dilation = list(w.dilation, w.n), pads(kernel.size(), 0);
+    Sizes kernel = list(w.kernel, w.n), stride = list(w.stride, w.n), dilation = list(w.dilation, w.n),
+          pads(kernel.size(), 0);
     Sizes before(kernel.size(), 0);
     bool ceil = w.ceil;
     const at::ScalarType t = x.scalar_type();
@@ -169,11 +172,12 @@ Grads max_pool_grad_body(const Grad& g) {
       for (int64_t d : *known) n *= d;
       zeros = b.op("ConstantOfShape", {b.ints({n})}, {{"value", Literal::scalar(dy.dtype(), 0, Dims{1})}});
     } else {
-      zeros = b.op("ConstantOfShape", {reduce("ReduceProd", x_shape, {0}, true)}, {{"value", Literal::scalar(dy.dtype(), 0, Dims{1})}});
+      zeros = b.op("ConstantOfShape", {reduce("ReduceProd", x_shape, {0}, true)},
+                   {{"value", Literal::scalar(dy.dtype(), 0, Dims{1})}});
     }
     const Expr sum = b.op("ScatterElements", {zeros, flatten_all(indices), flatten_all(dy)},
                           {{"axis", int64_t{0}}, {"reduction", std::string("add")}});
-    return {reshape(sum, x_shape)};
+    return {reshape_exactly(sum, x_shape)};
   }
   const Window w = pool_window(g.node(), rank - 2);
   const Expr in = spatial(x_shape, rank), out = spatial(shape(dy), rank), before = before_of(b, w, in, out);
@@ -197,7 +201,9 @@ Grads max_pool_grad_body(const Grad& g) {
       for (int64_t k = 0; k < (*o)[i]; ++k) v.push_back(k * w.stride[i]);
       steps = b.ints(v);
     } else {
-      if (b.opset() < 11) g.fail("sizes that are known at run time only need opset 11", "declare the sizes of the inputs or use opset=\"upgrade\"");
+      if (b.opset() < 11)
+        g.fail("sizes that are known at run time only need opset 11",
+               "declare the sizes of the inputs or use opset=\"upgrade\"");
       steps = b.op("Range", {b.int_scalar(0), squeeze(pick(out, i), {0}), b.int_scalar(1)}) * b.int_scalar(w.stride[i]);
     }
     const Expr at = (reshape(b.ints(taps), tap_shape) + reshape(steps, out_shape) - pick(before, i)) * stride;
@@ -215,8 +221,9 @@ Grads max_pool_grad_body(const Grad& g) {
   for (size_t i = 0; i < n; ++i) eye_shape.push_back(w.kernel[i]);
   std::vector<float> eye(static_cast<size_t>(elements * elements), 0);
   for (int64_t i = 0; i < elements; ++i) eye[static_cast<size_t>(i * elements + i)] = 1;
-  const Expr identity = cast(b.literal(Literal::copy(DType::kFloat, Dims(eye_shape), eye.data(), eye.size() * sizeof(float))), dy.dtype());
-  return {reshape(conv_input_body(w, 1, spread, identity, in), x_shape)};
+  const Expr identity = cast(
+      b.literal(Literal::copy(DType::kFloat, Dims(eye_shape), eye.data(), eye.size() * sizeof(float))), dy.dtype());
+  return {reshape_exactly(conv_input_body(w, 1, spread, identity, in), x_shape)};
 }
 
 Grads max_pool_grad(const Grad& g) {
@@ -292,7 +299,8 @@ Kernel global_lp_kernel(const Node& node) {
 }
 
 Grads global_lp_grad(const Grad& g) {
-  return {lp_slope(g.x(0), static_cast<double>(g.attr("p", int64_t{2}))) * lp_scale(g.dy(), g.y(0), static_cast<double>(g.attr("p", int64_t{2})))};
+  return {lp_slope(g.x(0), static_cast<double>(g.attr("p", int64_t{2}))) *
+          lp_scale(g.dy(), g.y(0), static_cast<double>(g.attr("p", int64_t{2})))};
 }
 
 void infer_max_unpool(Infer& c) {
@@ -321,7 +329,8 @@ Kernel max_unpool_kernel(const Node&) {
     } else {
       const Window w = pool_window(c.node(), static_cast<int>(x.dim()) - 2);
       out = {x.size(0), x.size(1)};
-      for (int i = 0; i < w.n; ++i) out.push_back((x.size(i + 2) - 1) * w.stride[i] + w.kernel[i] - w.begin[i] - w.end[i]);
+      for (int i = 0; i < w.n; ++i)
+        out.push_back((x.size(i + 2) - 1) * w.stride[i] + w.kernel[i] - w.begin[i] - w.end[i]);
     }
     at::Tensor y = at::zeros(out, x.options());
     y.view({-1}).scatter_(0, c.in(1).reshape({-1}), x.reshape({-1}));
@@ -355,7 +364,11 @@ Expr lp_scale(Expr dy, Expr y, double p) {
 
 OpTable pool_ops() {
   return {
-      {.name = "MaxPool", .infer = infer_pool, .kernel = max_pool_kernel, .grad = max_pool_grad, .limits = "1 to 3 spatial axes"},
+      {.name = "MaxPool",
+       .infer = infer_pool,
+       .kernel = max_pool_kernel,
+       .grad = max_pool_grad,
+       .limits = "1 to 3 spatial axes"},
       {.name = "MaxPoolGrad",
        .domain = "ortmod",
        .infer = infer_max_pool_grad,
@@ -363,8 +376,15 @@ OpTable pool_ops() {
        .grad = max_pool_grad_grad,
        .body = max_pool_grad_body,
        .host_inputs = 4},
-      {.name = "MaxUnpool", .infer = infer_max_unpool, .kernel = max_unpool_kernel, .grad = max_unpool_grad, .host_inputs = 4},
-      {.name = "GlobalAveragePool", .infer = infer_global, .kernel = global_average_kernel, .grad = global_average_grad},
+      {.name = "MaxUnpool",
+       .infer = infer_max_unpool,
+       .kernel = max_unpool_kernel,
+       .grad = max_unpool_grad,
+       .host_inputs = 4},
+      {.name = "GlobalAveragePool",
+       .infer = infer_global,
+       .kernel = global_average_kernel,
+       .grad = global_average_grad},
       {.name = "GlobalMaxPool", .infer = infer_global, .kernel = global_max_kernel, .grad = global_max_grad},
       {.name = "GlobalLpPool", .infer = infer_global, .kernel = global_lp_kernel, .grad = global_lp_grad},
   };

@@ -42,7 +42,8 @@ std::vector<double> weights(const Window& w, at::IntArrayRef in, at::IntArrayRef
   return r;
 }
 
-at::Tensor weight_tensor(const Window& w, at::IntArrayRef in, at::IntArrayRef out, bool include_pad, const at::Tensor& like) {
+at::Tensor weight_tensor(const Window& w, at::IntArrayRef in, at::IntArrayRef out, bool include_pad,
+                         const at::Tensor& like) {
   return at::tensor(weights(w, in, out, include_pad), at::kDouble).view(out).to(like.options());
 }
 
@@ -64,8 +65,8 @@ at::Tensor window_sums(const Window& w, const at::Tensor& x, at::IntArrayRef out
   const Pads p(w, x.sizes(), out);
   const at::Tensor k = ones_kernel(w, x);
   const Sizes zero(static_cast<size_t>(w.n), 0);
-  return at::convolution(pad_spatial(as_planes(x), p.before, p.after, 0), k, c10::nullopt, list(w.stride, w.n), zero, list(w.dilation, w.n), false,
-                         zero, 1)
+  return at::convolution(pad_spatial(as_planes(x), p.before, p.after, 0), k, c10::nullopt, list(w.stride, w.n), zero,
+                         list(w.dilation, w.n), false, zero, 1)
       .view(out);
 }
 
@@ -76,7 +77,8 @@ bool aten_average(const Window& w) {
 
 struct Plane2 {
   Sizes kernel, stride, pads;
-  explicit Plane2(const Window& w) : kernel(list(w.kernel, w.n)), stride(list(w.stride, w.n)), pads(list(w.begin, w.n)) {
+  explicit Plane2(const Window& w)
+      : kernel(list(w.kernel, w.n)), stride(list(w.stride, w.n)), pads(list(w.begin, w.n)) {
     if (w.n == 1) {
       kernel.insert(kernel.begin(), 1);
       stride.insert(stride.begin(), 1);
@@ -100,10 +102,12 @@ Kernel average_pool_kernel(const Node& node) {
     if (aten_average(w)) {
       const Plane2 p(w);
       c.set(0, w.n == 3 ? at::avg_pool3d(x, p.kernel, p.stride, p.pads, w.ceil, include_pad)
-                        : at::avg_pool2d(w.n == 1 ? x.unsqueeze(2) : x, p.kernel, p.stride, p.pads, w.ceil, include_pad).view(out));
+                        : at::avg_pool2d(w.n == 1 ? x.unsqueeze(2) : x, p.kernel, p.stride, p.pads, w.ceil, include_pad)
+                              .view(out));
       return;
     }
-    c.set(0, window_sums(w, x, out) * weight_tensor(w, x.sizes().slice(2), at::IntArrayRef(out).slice(2), include_pad, x));
+    c.set(0,
+          window_sums(w, x, out) * weight_tensor(w, x.sizes().slice(2), at::IntArrayRef(out).slice(2), include_pad, x));
   };
 }
 
@@ -123,12 +127,13 @@ Kernel average_pool_grad_kernel(const Node& node) {
     if (aten_average(w)) {
       const Plane2 p(w);
       if (w.n == 3) {
-        c.set(0, at::avg_pool3d_backward(dy, sizes_only(dy, x), p.kernel, p.stride, p.pads, w.ceil, include_pad, c10::nullopt));
+        c.set(0, at::avg_pool3d_backward(dy, sizes_only(dy, x), p.kernel, p.stride, p.pads, w.ceil, include_pad,
+                                         c10::nullopt));
       } else {
         Sizes four = x;
         if (w.n == 1) four.insert(four.begin() + 2, 1);
-        c.set(0, at::avg_pool2d_backward(w.n == 1 ? dy.unsqueeze(2) : dy, sizes_only(dy, four), p.kernel, p.stride, p.pads, w.ceil, include_pad,
-                                         c10::nullopt)
+        c.set(0, at::avg_pool2d_backward(w.n == 1 ? dy.unsqueeze(2) : dy, sizes_only(dy, four), p.kernel, p.stride,
+                                         p.pads, w.ceil, include_pad, c10::nullopt)
                      .view(x));
       }
       return;
@@ -188,7 +193,8 @@ Expr divided(const Grad& g, const Window& w, Expr dy, Expr in, bool include_pad)
   Sizes rest;
   for (int k = 0; k < w.n; ++k) rest.push_back(w.extent(k) - w.stride[k]);
   const Expr covered = out * b.ints(list(w.stride, w.n)) + b.ints(rest);
-  const Expr ones = pad_by(expand(like(dy, 1), concat({b.ints({1, 1}), ones_in}, 0)), before, covered - ones_in - before);
+  const Expr ones =
+      pad_by(expand(like(dy, 1), concat({b.ints({1, 1}), ones_in}, 0)), before, covered - ones_in - before);
   const Expr n = b.op("Conv", {ones, ones_kernel(b, w, dy.dtype())}, window_attrs(valid, false));
   return dy / max(n, like(n, 1));
 }
@@ -197,7 +203,8 @@ Expr divided(const Grad& g, const Window& w, Expr dy, Expr in, bool include_pad)
 Expr spread(const Window& w, Expr dy, Expr x_shape) {
   Builder& b = dy.builder();
   const Expr planes = reshape_parts(dy, plane_parts(dy, w.n));
-  return reshape(conv_input_body(w, 1, planes, ones_kernel(b, w, dy.dtype()), spatial(x_shape, w.n + 2)), x_shape);
+  return reshape_exactly(conv_input_body(w, 1, planes, ones_kernel(b, w, dy.dtype()), spatial(x_shape, w.n + 2)),
+                         x_shape);
 }
 
 Grads average_pool_grad_body(const Grad& g) {
@@ -205,9 +212,7 @@ Grads average_pool_grad_body(const Grad& g) {
   return {spread(w, divided(g, w, g.x(0), spatial(g.x(1), w.n + 2), g.attr("count_include_pad", false)), g.x(1))};
 }
 
-Grads average_pool_grad(const Grad& g) {
-  return {fused("AveragePoolGrad", {g.dy(), shape(g.x(0))}, pool_attrs(g))};
-}
+Grads average_pool_grad(const Grad& g) { return {fused("AveragePoolGrad", {g.dy(), shape(g.x(0))}, pool_attrs(g))}; }
 
 Grads average_pool_grad_grad(const Grad& g) {
   Grads r(2);
@@ -253,7 +258,11 @@ Grads lp_pool_grad(const Grad& g) {
 
 OpTable pool_mean_ops() {
   return {
-      {.name = "AveragePool", .infer = infer_pool, .kernel = average_pool_kernel, .grad = average_pool_grad, .limits = "1 to 3 spatial axes"},
+      {.name = "AveragePool",
+       .infer = infer_pool,
+       .kernel = average_pool_kernel,
+       .grad = average_pool_grad,
+       .limits = "1 to 3 spatial axes"},
       {.name = "AveragePoolGrad",
        .domain = "ortmod",
        .infer = infer_average_pool_grad,
@@ -261,7 +270,12 @@ OpTable pool_mean_ops() {
        .grad = average_pool_grad_grad,
        .body = average_pool_grad_body,
        .host_inputs = 2},
-      {.name = "LpPool", .since = 2, .infer = infer_pool, .kernel = lp_pool_kernel, .grad = lp_pool_grad, .limits = "1 to 3 spatial axes"},
+      {.name = "LpPool",
+       .since = 2,
+       .infer = infer_pool,
+       .kernel = lp_pool_kernel,
+       .grad = lp_pool_grad,
+       .limits = "1 to 3 spatial axes"},
   };
 }
 

@@ -40,11 +40,13 @@ struct Along {
   }
 };
 
-template <at::Tensor& (*kOut)(at::Tensor&, const at::Tensor&, int64_t, bool), at::Tensor (*kMake)(const at::Tensor&, int64_t, bool)>
+template <at::Tensor& (*kOut)(at::Tensor&, const at::Tensor&, int64_t, bool),
+          at::Tensor (*kMake)(const at::Tensor&, int64_t, bool)>
 Kernel softmax_kernel(const Node& node) {
   return [along = Along(node)](Call& c) {
     const at::Tensor& x = c.in(0);
-    if (along.joined || c.out(0).sizes() != x.sizes()) return c.set(0, kMake(along.view(x), along.over(), false).view(x.sizes()));
+    if (along.joined || c.out(0).sizes() != x.sizes())
+      return c.set(0, kMake(along.view(x), along.over(), false).view(x.sizes()));
     kOut(c.out(0), x, along.over(), false);
   };
 }
@@ -63,8 +65,8 @@ Grads softmax_grad(const Grad& g) {
   return {fused(kName, {g.dy(), g.y()}, Along(g.node()).attrs(g.type(0).rank()))};
 }
 
-// SoftmaxGrad(dy, y), LogSoftmaxGrad(dy, y). A row of NaN (all of its scores were -inf) passes nothing on: otherwise a NaN that Where has
-// replaced after the softmax would come back as 0 * NaN.
+// SoftmaxGrad(dy, y), LogSoftmaxGrad(dy, y). A row of NaN (all of its scores were -inf) passes nothing on: otherwise a
+// NaN that Where has replaced after the softmax would come back as 0 * NaN.
 void infer_pair(Infer& c) { c.same_as(0); }
 
 bool may_have_nan(const at::Tensor& y, int64_t axis) {
@@ -104,7 +106,11 @@ constexpr const char* kLogSoftmaxGrad = "LogSoftmaxGrad";
 
 OpTable softmax_ops() {
   return {
-      {.name = "Softmax", .infer = infer_softmax, .kernel = softmax_kernel<at::_softmax_out, at::_softmax>, .bind = bind_softmax<false>, .grad = softmax_grad<kSoftmaxGrad>},
+      {.name = "Softmax",
+       .infer = infer_softmax,
+       .kernel = softmax_kernel<at::_softmax_out, at::_softmax>,
+       .bind = bind_softmax<false>,
+       .grad = softmax_grad<kSoftmaxGrad>},
       {.name = "LogSoftmax",
        .infer = infer_softmax,
        .kernel = softmax_kernel<at::_log_softmax_out, at::_log_softmax>,

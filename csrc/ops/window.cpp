@@ -20,11 +20,13 @@ void fill(const Node& node, std::string_view key, int64_t least, int64_t fallbac
     wrong(node, std::string(key) + " has too many elements: got " + std::to_string(v.size()) + ", expected at most " +
                     std::to_string(Window::kMax));
   if (w.n && static_cast<int>(v.size()) != w.n)
-    wrong(node, std::string(key) + " has a wrong length: got " + std::to_string(v.size()) + ", expected " + std::to_string(w.n));
+    wrong(node, std::string(key) + " has a wrong length: got " + std::to_string(v.size()) + ", expected " +
+                    std::to_string(w.n));
   w.n = static_cast<int>(v.size());
   for (size_t i = 0; i < v.size(); ++i) {
     if (v[i] < least)
-      wrong(node, std::string(key) + " out of range: got " + std::to_string(v[i]) + ", expected at least " + std::to_string(least));
+      wrong(node, std::string(key) + " out of range: got " + std::to_string(v[i]) + ", expected at least " +
+                      std::to_string(least));
     into[i] = v[i];
   }
 }
@@ -69,9 +71,11 @@ Window Window::read(const Node& node) {
 
 void Window::fit(const Node& node, int spatial) {
   if (spatial < 1 || spatial > kMax)
-    wrong(node, "the operand needs spatial axes: got rank " + std::to_string(spatial + 2) + ", expected 3 to " + std::to_string(kMax + 2));
+    wrong(node, "the operand needs spatial axes: got rank " + std::to_string(spatial + 2) + ", expected 3 to " +
+                    std::to_string(kMax + 2));
   if (n && n != spatial)
-    wrong(node, "attributes for " + std::to_string(n) + " spatial axes do not fit an operand of rank " + std::to_string(spatial + 2));
+    wrong(node, "attributes for " + std::to_string(n) + " spatial axes do not fit an operand of rank " +
+                    std::to_string(spatial + 2));
   n = spatial;
 }
 
@@ -99,8 +103,8 @@ Dim Window::out(const Infer& c, int i, Dim in, Dim k) const {
 int64_t Window::out(const Node& node, int i, int64_t in) const {
   const int64_t r = size_of(*this, i, in, kernel[i]);
   if (r < 0)
-    wrong(node, "the window is larger than the padded operand along spatial axis " + std::to_string(i) + ": got " + std::to_string(extent(i)) +
-                    " and " + std::to_string(in + begin[i] + end[i]));
+    wrong(node, "the window is larger than the padded operand along spatial axis " + std::to_string(i) + ": got " +
+                    std::to_string(extent(i)) + " and " + std::to_string(in + begin[i] + end[i]));
   return r;
 }
 
@@ -115,7 +119,8 @@ bool Window::symmetric() const {
   return std::equal(begin.begin(), begin.begin() + n, end.begin());
 }
 
-at::Tensor pad_spatial(const at::Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after, double value) {
+at::Tensor pad_spatial(const at::Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+                       double value) {
   std::vector<int64_t> pads;
   for (size_t i = before.size(); i-- > 0;) {
     pads.push_back(before[i]);
@@ -184,8 +189,9 @@ Expr pad_by(Expr x, Expr before, Expr after) {
     return b.op("Pad", {x, b.ints(p)});
   }
   if (b.opset() < 11)
-    fail(ErrorKind::kGradient, "build", "padding by sizes that are known at run time only needs opset 11: got " + std::to_string(b.opset()) +
-                                            "; declare the sizes of the inputs or use opset=\"upgrade\"");
+    fail(ErrorKind::kGradient, "build",
+         "padding by sizes that are known at run time only needs opset 11: got " + std::to_string(b.opset()) +
+             "; declare the sizes of the inputs or use opset=\"upgrade\"");
   const Expr none = b.ints({0, 0});
   return b.op("Pad", {x, concat({none, before, none, after}, 0)});
 }
@@ -195,7 +201,8 @@ Expr before_of(Builder& b, const Window& w, Expr in, Expr out) {
   if (w.fixed()) return b.ints(fixed);
   const auto i = known_ints(in), o = known_ints(out);
   if (i && o) {
-    for (int k = 0; k < w.n; ++k) fixed[static_cast<size_t>(k)] = w.before(k, (*i)[static_cast<size_t>(k)], (*o)[static_cast<size_t>(k)]);
+    for (int k = 0; k < w.n; ++k)
+      fixed[static_cast<size_t>(k)] = w.before(k, (*i)[static_cast<size_t>(k)], (*o)[static_cast<size_t>(k)]);
     return b.ints(fixed);
   }
   std::vector<int64_t> stride, extent;
@@ -203,8 +210,10 @@ Expr before_of(Builder& b, const Window& w, Expr in, Expr out) {
     stride.push_back(w.stride[k]);
     extent.push_back(w.extent(k) - w.stride[k]);
   }
-  // total = max((out - 1) stride + extent - in, 0), a half of it before; division of what is >= 0 is exact in both roundings.
-  const Expr zero = b.ints(std::vector<int64_t>(static_cast<size_t>(w.n), 0)), two = b.ints(std::vector<int64_t>(static_cast<size_t>(w.n), 2));
+  // total = max((out - 1) stride + extent - in, 0), a half of it before; division of what is >= 0 is exact in both
+  // roundings.
+  const Expr zero = b.ints(std::vector<int64_t>(static_cast<size_t>(w.n), 0)),
+             two = b.ints(std::vector<int64_t>(static_cast<size_t>(w.n), 2));
   const Expr raw = out * b.ints(stride) + b.ints(extent) - in;
   const Expr total = where(greater(raw, zero), raw, zero);
   return w.mode == Window::Auto::kUpper ? total / two : total - total / two;

@@ -33,7 +33,9 @@ struct Window {
   /// Padding before the first element of axis i.
   int64_t before(int i, int64_t in, int64_t out) const;
   /// Padding after the last one such that the windows end exactly there (negative: elements that no window touches).
-  int64_t after(int i, int64_t in, int64_t out) const { return (out - 1) * stride[i] + extent(i) - in - before(i, in, out); }
+  int64_t after(int i, int64_t in, int64_t out) const {
+    return (out - 1) * stride[i] + extent(i) - in - before(i, in, out);
+  }
   /// Explicit padding, the same on both sides of each axis.
   bool symmetric() const;
   /// Padding does not depend on sizes.
@@ -41,7 +43,8 @@ struct Window {
 };
 
 /// Spatial axes [2, rank) padded (negative: cropped) on both sides.
-at::Tensor pad_spatial(const at::Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after, double value);
+at::Tensor pad_spatial(const at::Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+                       double value);
 
 /// Attributes of a window for a node of standard ONNX.
 Attrs window_attrs(const Window& w, bool pads);
@@ -51,7 +54,8 @@ Expr make_shape(Builder& b, const std::vector<Expr>& parts);
 Expr reshape_parts(Expr x, const std::vector<Expr>& parts);
 /// Pads (negative: crops) the spatial axes of x by sizes given as int64 vectors of x.rank() - 2 elements; opset >= 11.
 Expr pad_by(Expr x, Expr before, Expr after);
-/// Padding before the first element of each spatial axis, as an int64 vector, from the sizes of the operand and of the result.
+/// Padding before the first element of each spatial axis, as an int64 vector, from the sizes of the operand and of the
+/// result.
 Expr before_of(Builder& b, const Window& w, Expr in, Expr out);
 /// The spatial part of a shape.
 Expr spatial(Expr shape, int rank);

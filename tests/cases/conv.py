@@ -89,7 +89,7 @@ CASES = [
     c((2, 3, 7), (4, 3, 3), strides=[2], pads=[1, 0], dilations=[2]),
     c((2, 3, 6, 5), (4, 3, 3, 2), bias=True, dtypes=("float64", "float32", "bfloat16")),
     c((2, 3, 6, 5), (4, 3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2], bias=True),
-    c((2, 3, 6, 5), (4, 3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2], bias=True, opset=7),
+    c((2, 3, 6, 5), (4, 3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2], bias=True, opset=7, dynamic=False),
     c((2, 3, 8, 7), (4, 3, 3, 3), strides=[3, 2]),
     c((1, 2, 8, 8), (2, 2, 3, 3), dilations=[2, 3], pads=[2, 3, 2, 3]),
     c((1, 2, 8, 8), (2, 2, 3, 3), dilations=[2, 1], strides=[3, 2]),
