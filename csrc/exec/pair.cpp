@@ -47,11 +47,13 @@ std::unordered_set<std::string> read_values(const Graph& g) {
   return r;
 }
 
-void optimise_for(Graph& g, const std::vector<std::string>& arguments) {
+constexpr std::string_view kBeforeCut[] = {"simplify"};
+
+void optimise_for(Graph& g, const std::vector<std::string>& arguments, std::span<const std::string_view> passes = {}) {
   PassContext context;
   for (const std::string& name : arguments)
     if (const Value* v = g.find(name)) context.variable.insert(v);
-  optimise(g, context);
+  optimise(g, context, passes);
 }
 
 }  // namespace
@@ -111,6 +113,8 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   seeds_ = j.outputs;
   const Index args = index(arg_names_), outputs_by_name = index(output_names_);
   for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));
+  // Before the cut, so that backward reads what a Transpose or Cast read, and not its result.
+  optimise_for(*j.graph, arg_weights_, kBeforeCut);
   Split s = split(j, arg_weights_);
   kept_ = std::move(s.kept);
   reads_ = std::move(s.reads);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "ops/attrs.h"
+#include "ops/bind_pool.h"
 #include "ops/conv.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
@@ -364,15 +365,12 @@ Expr lp_scale(Expr dy, Expr y, double p) {
 
 OpTable pool_ops() {
   return {
-      {.name = "MaxPool",
-       .infer = infer_pool,
-       .kernel = max_pool_kernel,
-       .grad = max_pool_grad,
-       .limits = "1 to 3 spatial axes"},
+      {.name = "MaxPool", .infer = infer_pool, .kernel = max_pool_kernel, .bind = bind_max_pool, .grad = max_pool_grad, .limits = "1 to 3 spatial axes"},
       {.name = "MaxPoolGrad",
        .domain = "ortmod",
        .infer = infer_max_pool_grad,
        .kernel = max_pool_grad_kernel,
+       .bind = bind_max_pool_grad,
        .grad = max_pool_grad_grad,
        .body = max_pool_grad_body,
        .host_inputs = 4},

@@ -30,7 +30,7 @@ class MatMulFuser {
     for (Node* n : nodes)
       if (n->graph == &g_ && fuse(n)) ++changes;
     if (changes) {
-      g_.compact();
+      g_.compact(&c_.variable);
       g_.sort();
     }
     return changes;

@@ -86,7 +86,7 @@ class Fuser {
         ++n_changes;
       }
     }
-    if (n_changes) g_.compact();
+    if (n_changes) g_.compact(&c_.variable);
     return n_changes;
   }
   /// Do dims `a` make a broadcast with `b` at least as large as b?
@@ -210,7 +210,7 @@ class Fuser {
     int changes = 0;
     for (const Group& group : done) changes += replace(group);
     if (changes) {
-      g_.compact();
+      g_.compact(&c_.variable);
       g_.sort();
     }
     return changes;

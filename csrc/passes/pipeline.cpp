@@ -16,9 +16,11 @@ constexpr Pass kPasses[] = {
     {"fold", fold, "nodes of constants become constants"},
     {"cse", cse, "equal nodes are computed once"},
     {"dce", dce, "nodes that no output depends on are removed"},
+    {"fuse_matmul", fuse_matmul, "Transpose, scales, bias rows and Relu become part of matrix products"},
+    {"fuse_pointwise", fuse_pointwise, "pointwise nodes of one shape become one"},
 };
 
-constexpr std::string_view kStandard[] = {"simplify", "fold", "simplify", "cse", "dce"};
+constexpr std::string_view kStandard[] = {"simplify", "fold", "simplify", "cse", "dce", "fuse_matmul", "fuse_pointwise"};
 
 std::string variable(const char* name) {
   const char* v = std::getenv(name);
