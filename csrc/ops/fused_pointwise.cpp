@@ -82,7 +82,8 @@ class BodyRunner {
     int out;
   };
   std::vector<Item> items_;
-  std::vector<std::pair<int, at::Tensor>> constants_;
+  std::vector<LiteralPtr> literals_;
+  std::vector<std::pair<int, at::Tensor>> constants_;  // over the literals
   std::vector<int> outputs_;
   size_t n_values_ = 0;
 };
