@@ -32,7 +32,7 @@ LiteralPtr known_elements(const Value& v) {
   const HostInts& h = *v.host;
   std::vector<int64_t> elements;
   for (const Dim d : h.v) {
-    if (is_symbolic(d)) return nullptr;
+    if (d <= kLastSymbol + 1) return nullptr;  // symbolic, or a least integer that was cut
     elements.push_back(d);
   }
   for (const Dim d : h.dims)

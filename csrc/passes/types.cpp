@@ -14,17 +14,12 @@ namespace {
   fail(ErrorKind::kModel, "import", "\"" + v.name + "\" is declared as " + to_string(declared) + ", but is " + to_string(v.type), *v.producer);
 }
 
-/// A declared type against the inferred one. Ranks and dimensions of inner values are often out of date in files: those yield.
+/// A declared type against the inferred one. Ranks, and the dimensions of inner values, are often wrong in files that run: those yield.
 void check_declared(const Value& v, const Type& declared, bool output) {
   if (declared.dtype == DType::kUndefined || v.type.dtype == DType::kUndefined) return;
   if (declared.kind != Kind::kTensor && v.type.kind == Kind::kTensor && v.producer->is("ai.onnx.ml", "ZipMap")) return;  // see its limits
   if (declared.dtype != v.type.dtype || declared.kind != v.type.kind) contradicts(v, declared);
-  if (!output || v.type.kind != Kind::kTensor || !declared.has_rank || !v.type.has_rank) return;
-  if (declared.dims.size() != v.type.dims.size()) {
-    // Converters declare one unknown dimension for whatever they did not look at.
-    if (declared.dims.size() == 1 && declared.dims[0] == kAnyDim) return;
-    contradicts(v, declared);
-  }
+  if (!output || v.type.kind != Kind::kTensor || declared.rank() != v.type.rank()) return;
   for (size_t i = 0; i < declared.dims.size(); ++i)
     if (is_known(declared.dims[i]) && is_known(v.type.dims[i]) && declared.dims[i] != v.type.dims[i]) contradicts(v, declared);
 }

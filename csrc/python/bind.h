@@ -26,6 +26,7 @@ pybind11::tuple type_tuple(const Type& t);
 Type type_from(int dtype, const pybind11::sequence& dims);
 
 void bind_graph(pybind11::module_& m);
+void bind_passes(pybind11::module_& m);
 void bind_exec(pybind11::module_& m);
 void bind_autograd(pybind11::module_& m);
 

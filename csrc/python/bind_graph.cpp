@@ -243,10 +243,10 @@ void bind_graph(py::module_& m) {
   py::class_<Model>(m, "Model")
       .def_static(
           "from_bytes",
-          [](const py::bytes& bytes, const std::string& base_dir) {
-            return prepared(from_bytes(std::string_view(bytes), base_dir));
+          [](const py::bytes& bytes, const std::string& base_dir, const std::map<std::string, at::Tensor>& given) {
+            return prepared(from_bytes(std::string_view(bytes), base_dir, literals_of(given)));
           },
-          py::arg("bytes"), py::arg("base_dir") = "")
+          py::arg("bytes"), py::arg("base_dir") = "", py::arg("given") = std::map<std::string, at::Tensor>{})
       .def_static("from_file", [](const std::string& path) { return prepared(from_file(path)); })
       .def_static("unchecked_from_bytes",
                   [](const py::bytes& bytes) { return Model{from_bytes(std::string_view(bytes))}; })

@@ -58,6 +58,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   ortmod::on_error = &ortmod::throw_python_error;
   ortmod::bind_graph(m);
+  ortmod::bind_passes(m);
   ortmod::bind_exec(m);
   ortmod::bind_autograd(m);
 }
