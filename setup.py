@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 
 
+def cmake(*arguments: str) -> None:
+    status = subprocess.run(["cmake", *arguments], check=False).returncode
+    if status:
+        sys.exit(f"cmake {arguments[0]} failed with status {status}: its messages are above")
+
+
 class CMakeBuild(build_ext):
     """One CMake tree in build/; the libraries land in ortmod/ and are copied from there into a wheel."""
 
@@ -23,9 +29,9 @@ class CMakeBuild(build_ext):
         if not (BUILD / "build.ninja").exists() or not stamp.exists() or stamp.read_text() != "\n".join(settings):
             shutil.rmtree(BUILD / "CMakeFiles", ignore_errors=True)
             (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
-            subprocess.run(["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *settings[1:]], check=True)
+            cmake("-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *settings[1:])
             stamp.write_text("\n".join(settings))
-        subprocess.run(["cmake", "--build", str(BUILD)], check=True)
+        cmake("--build", str(BUILD))
         if not self.inplace:
             target = Path(self.build_lib) / "ortmod"
             for library in [*(ROOT / "ortmod").glob("_C*.so"), *(ROOT / "ortmod" / "lib").glob("*.so")]:
