@@ -1,5 +1,6 @@
 """Shared set-up of all tests: ortmod imports, seeds and threads are fixed, markers follow from the folder."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 import ortmod  # noqa: F401
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else 2)  # workers share the cores
 
 
 @pytest.fixture(autouse=True)

@@ -65,11 +65,11 @@ def test_double_backward_of_batchnorm_in_training():
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     found = []
     for m in (twin, layer):
-        (gx,) = torch.autograd.grad(m(x).pow(3).sum(), x, create_graph=True)
+        (gx,) = torch.autograd.grad(m(x).exp().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(gx.pow(2).sum(), [x, *m.parameters()]))
     for got, expected in zip(found[1], found[0], strict=True):
         nets.close(got, expected, 1e-8)
-    nets.close(layer.get_buffer("bn.running_mean"), twin.running_mean)
+    nets.close(layer.get_buffer("bn.running_mean"), twin.running_mean, 1e-6)  # the momentum is a float32 attribute
 
 
 def test_double_backward_of_dropout_keeps_the_mask():

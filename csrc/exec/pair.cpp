@@ -93,6 +93,7 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
     }
   const std::vector<Reach> reach = explain_reach(*g, wanted);
   GradientOptions options;
+  options.unreachable = GradientOptions::Unreachable::kDrop;
   for (size_t i = 0; i < reach.size(); ++i)
     if (reach[i].reached) {
       options.wrt.push_back(wanted[i]);
@@ -109,7 +110,13 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   options.outputs = probe.outputs;
   g->outputs = std::move(outputs);
   Joint j = n_outputs_ == base_outputs_ ? std::move(probe) : differentiate(*g, options);
+  if (j.wrt.empty()) {
+    saved_.reached.clear();
+    forward_ = std::move(g);
+    return;
+  }
   wrt_ = j.wrt;
+  std::erase_if(saved_.reached, [&](int a) { return std::find(wrt_.begin(), wrt_.end(), arg_names_[static_cast<size_t>(a)]) == wrt_.end(); });
   seeds_ = j.outputs;
   const Index args = index(arg_names_), outputs_by_name = index(output_names_);
   for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));

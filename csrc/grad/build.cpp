@@ -253,7 +253,6 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
   j.graph = base.clone();
   Graph& g = *j.graph;
   j.num_outputs = g.outputs.size();
-  j.wrt = options.wrt;
   const std::vector<Value*> wrt = resolve_wrt(g, options.wrt);
   std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active_values(g, wrt));
   std::vector<std::string> output_names;
@@ -277,7 +276,8 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
   for (size_t i = 0; i < wrt.size(); ++i) {
     Expr d = reverse.total(wrt[i]);
     if (!d) {
-      if (!options.unreachable_is_zero) {
+      if (options.unreachable == GradientOptions::Unreachable::kDrop) continue;
+      if (options.unreachable == GradientOptions::Unreachable::kError) {
         const Reach r = explain_reach(base, {options.wrt[i]})[0];
         fail(ErrorKind::kGradient, "differentiate",
              "\"" + options.wrt[i] + "\" cannot be reached from the outputs: " + (r.reason.empty() ? "no path" : r.reason) +
@@ -293,6 +293,7 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
       g.rename(d.value(), want);
     }
     taken.insert(d.value());
+    j.wrt.push_back(options.wrt[i]);
     j.grads.push_back(d.value());
     g.outputs.push_back(d.value());
   }

@@ -11,7 +11,8 @@ namespace ortmod {
 struct GradientOptions {
   std::vector<std::string> wrt;      // inputs and weights to differentiate by
   std::vector<std::string> outputs;  // empty: the float outputs that depend on wrt
-  bool unreachable_is_zero = false;  // else a GradientError
+  /// What becomes of those of `wrt` that no gradient reaches.
+  enum class Unreachable : uint8_t { kError, kZero, kDrop } unreachable = Unreachable::kError;
 };
 
 /// The joint graph: inputs = those of `g`, then `<output>_grad`; outputs = those of `g`, then `<name>_grad` in the order of wrt.
@@ -20,7 +21,7 @@ struct Joint {
   size_t num_outputs = 0;            // of `g`
   std::vector<Value*> seeds;         // gradient inputs
   std::vector<std::string> outputs;  // the output that each seed belongs to
-  std::vector<std::string> wrt;
+  std::vector<std::string> wrt;      // as asked for, without those dropped
   std::vector<Value*> grads;         // gradient outputs, in the order of wrt
 };
 Joint differentiate(const Graph& g, const GradientOptions& options);

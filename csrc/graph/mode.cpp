@@ -102,29 +102,30 @@ class Switch {
       return;
     }
     n.set("training_mode", int64_t{1});
-    Value *mean = n.in(3), *variance = n.in(4);
-    g_.set_input(&n, 3, current(mean));
-    g_.set_input(&n, 4, current(variance));
     n.outputs.resize(3);
-    for (int k = 1; k < 3; ++k) {
-      Value*& o = n.outputs[static_cast<size_t>(k)];
-      if (o) continue;
-      const Value* statistic = k == 1 ? mean : variance;
-      o = g_.add_value(statistic->name + "_new", statistic->type);
+    for (int k = 1; k < 3; ++k) statistic(n, k, k == 1 ? n.in(3) : n.in(4));
+  }
+
+  /// Output k of BatchNormalization, new = old * momentum + batch * (1 - momentum), for a running statistic. That of a weight is written
+  /// out beside the node, which then does not read it: gradients do not depend on what is updated in place.
+  void statistic(Node& n, int k, Value* old) {
+    Value*& o = n.outputs[static_cast<size_t>(k)];
+    Value* declared = o;
+    const bool weight = top_ && old->is_constant();
+    if (!declared || weight) {
+      o = g_.add_value(old->name + (weight ? "_batch" : "_new"), old->type);
       o->producer = &n;
       o->output_index = k;
     }
-    update(mean, n.outputs[1]);
-    if (top_ && variance->is_constant()) update(variance, unbiased(n, n.in(4), n.outputs[2]));
-  }
-
-  /// ONNX averages the variance of the batch as it is, torch that of the population it was drawn from: n / (n - 1) of it.
-  Value* unbiased(const Node& n, Value* old, Value* updated) {
-    Rewrite r(g_, const_cast<Node&>(n));
-    const Type t = updated->type;
-    const double momentum = n.attr("momentum", 0.9);
-    Value* batch = typed(r.add("Sub", {updated, typed(r.add("Mul", {old, number(momentum, t.dtype)}), t)}), t);
-    return scaled_by_population(r, n.in(0), old, batch, typed(r.add("Mul", {old, number(momentum, t.dtype)}), t));
+    if (!weight) return;
+    const Type& t = old->type;
+    const std::vector<char> zeros(static_cast<size_t>(numel(t.dims)) * dtype_size(t.dtype));
+    g_.set_input(&n, static_cast<size_t>(k) + 2, g_.add_weight(old->name + "_zero", Literal::copy(t.dtype, t.dims, zeros.data(), zeros.size())));
+    Rewrite r(g_, n);
+    Value* kept = typed(r.add("Mul", {current(old), number(n.attr("momentum", 0.9), t.dtype)}), t);
+    if (declared) g_.add_node(intern("Add"), {kept, o}, std::vector<Value*>{declared});
+    // ONNX averages the variance of the batch as it is, torch that of the population it was drawn from: n / (n - 1) of it.
+    update(old, k == 1 ? typed(r.add("Add", {kept, o}), t) : scaled_by_population(r, n.in(0), old, o, kept));
   }
 
   Value* scaled_by_population(Rewrite& r, Value* x, const Value* statistic, Value* batch, Value* kept) {

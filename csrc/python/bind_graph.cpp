@@ -237,7 +237,8 @@ Type type_from(int dtype, const py::sequence& dims) {
 void bind_graph(py::module_& m) {
   py::class_<GradientOptions>(m, "GradientOptions")
       .def(py::init([](std::vector<std::string> wrt, std::vector<std::string> outputs, bool zero) {
-             return GradientOptions{std::move(wrt), std::move(outputs), zero};
+             using enum GradientOptions::Unreachable;
+             return GradientOptions{std::move(wrt), std::move(outputs), zero ? kZero : kError};
            }),
            py::arg("wrt"), py::arg("outputs") = std::vector<std::string>{}, py::arg("unreachable_is_zero") = false);
   py::class_<Model>(m, "Model")
