@@ -80,6 +80,7 @@ class Case:
     unknown: "grad" (default) runs forward and gradient with all inputs given at run time and all dimensions unknown;
         "forward": forward only; "": neither.
     fd: central differences (False at kinks). second: second order. stock: the gradient graph on the stock runtime.
+    checked: False: onnx.checker refuses the model itself (a form of an operator that was dropped and came again).
     training: module.train() and build_gradient(training=True).
     dtypes: of the type under test. tol: multiplies every tolerance.
     body: ONNX text of nodes in place of the single node, e.g. "y0 = Tanh (x0)"; `op` is what the row is about.
@@ -101,6 +102,7 @@ class Case:
     fd: bool = True
     second: bool = True
     stock: bool = True
+    checked: bool = True
     training: bool = False
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16")
     tol: float = 1.0

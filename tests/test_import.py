@@ -35,9 +35,9 @@ def run(model: onnx.ModelProto, *inputs):
     return session.run(None, dict(zip(names, inputs, strict=True)))
 
 
-def same_results(model: onnx.ModelProto, *inputs):
+def same_results(model: onnx.ModelProto, *inputs, want=None):
     """The stock runtime gives the same for the model as read, and the engine agrees."""
-    want = run(model, *inputs)
+    want = run(model, *inputs) if want is None else want
     for a, b in zip(want, run(read(model), *inputs), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         np.testing.assert_array_equal(a, b) if a.dtype.kind in "iUOb" else np.testing.assert_allclose(a, b, 1e-6, 1e-7)
@@ -271,7 +271,11 @@ def test_linear_ml_operators_become_standard(name, kind):
     model = ml_model(op, outputs, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), **attributes)
     back = read(model)
     assert all(n.domain == "" for n in back.graph.node)
-    same_results(model, ROWS.astype(kind))
+    rows = ROWS.astype(kind)
+    want = None
+    if (op, kind) == ("LinearRegressor", np.int64):  # of which the stock runtime has float32 only
+        want = run(ml_model(op, outputs, **attributes), rows.astype(np.float32))
+    same_results(model, rows, want=want)
     names = {t.name for t in back.graph.initializer}
     for key in ("coefficients", "intercepts", "offset", "scale"):
         assert (key in attributes) == (f"N.{key}" in names)

@@ -177,7 +177,8 @@ def test_emitted_graph(case):
         weights = oracle.cotangents(case, outputs)
         want = ours.gradient(weights)
         model = emitted(case, dtype, variant)
-        onnx.checker.check_model(model)
+        if case.checked:
+            onnx.checker.check_model(model)
         assert {n.domain for n in model.graph.node} <= {"", "ai.onnx.ml"} and not model.functions
         names = [o.name for o in model.graph.output]
         inputs = oracle.feeds(case, dtype, variant)

@@ -30,6 +30,9 @@ def optimised(model, *names, variable=()):
     return _C.optimised(model, list(variable), list(names))[0]
 
 
+REWRITING = ("simplify", "fold", "simplify", "cse", "dce")
+
+
 def run(model, *inputs):
     session = ort.InferenceSession(model.to_bytes(), providers=["CPUExecutionProvider"])
     return session.run(None, {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)})
@@ -65,10 +68,11 @@ REWRITES = {
 def test_rewrites(name):
     body, want = REWRITES[name]
     before = load(HEAD + "{ %s }" % body.replace(") ", ")\n"))
-    after = optimised(before)
+    after = optimised(before, *REWRITING)
     assert operators(after) == want
-    assert [o[0] for o in after.outputs] == ["y"]
-    np.testing.assert_allclose(run(after, X)[0], run(before, X)[0], 1e-6)
+    for model in (after, optimised(before).expanded()):
+        assert [o[0] for o in model.outputs] == ["y"]
+        np.testing.assert_allclose(run(model, X)[0], run(before, X)[0], 1e-6)
 
 
 def test_dynamic_shapes_are_not_taken_for_equal():
@@ -80,13 +84,13 @@ def test_dynamic_shapes_are_not_taken_for_equal():
 
 def test_scalar_times_row_keeps_the_row():
     model = load("g (float x) => (float[] y) <float[2] ones = {1, 1}> { t = Mul (x, ones) y = Exp (t) }")
-    assert operators(optimised(model)) == ["Mul", "Exp"]
+    assert operators(optimised(model, *REWRITING)) == ["Mul", "Exp"]
 
 
 @pytest.mark.parametrize("names", [(), ("fold",), ("simplify",), ("cse",)])
 def test_variable_tensors_are_never_folded(names):
     model = load("g (float[2] x) => (float[2] y) <float[2] w = {1, 1}, float[2] v = {1, 1}> { a = Transpose (w) b = Mul (x, a) c = Mul (b, v) d = Mul (c, w) y = Neg (d) }")
-    after = optimised(model, *names, variable=["w", "v"])
+    after = optimised(model, *names, variable=["w", "v"]).expanded()
     assert {w[0] for w in after.weights} >= {"w", "v"}
     assert operators(after).count("Mul") == 3
     changed = proto(after)
@@ -112,7 +116,7 @@ def test_the_gate(monkeypatch, tmp_path):
     assert set(order) == {n for n, _ in _C.passes()}
     monkeypatch.setenv("ORTMOD_DISABLE", "fold,cse")
     after, reports = _C.optimised(model)
-    assert operators(after) == ["Exp", "Add"]
+    assert operators(after.expanded()) == ["Exp", "Add"]
     assert {r["name"] for r in reports if r["skipped"]} == {"fold", "cse"}
     monkeypatch.delenv("ORTMOD_DISABLE")
     monkeypatch.setenv("ORTMOD_STOP_AFTER", "1")

@@ -2,6 +2,7 @@
 #include "grad/build.h"
 
 #include "grad/custom.h"
+#include "graph/canon.h"
 #include "ops/op.h"
 
 namespace ortmod {
@@ -172,6 +173,17 @@ class Reverse {
            "the gradient rule gives the wrong shape: got " + to_string(got.dims) + ", expected " + to_string(want.dims), n, static_cast<int>(i));
   }
 
+  static LiteralPtr given_constant(const Node& constant, const Node& n) {
+    const auto& [key, a] = constant.attrs.at(0);
+    const auto* ref = std::get_if<AttrRef>(&a);
+    const Attr* given = ref ? n.find(ref->name) : nullptr;
+    LiteralPtr literal = given ? constant_value(key, *given) : nullptr;
+    if (!literal)
+      fail(ErrorKind::kGradient, "differentiate", "the registered rule reads the attribute \"" + (ref ? ref->name : key) + "\" as " + key +
+           ", which the node does not give so; write it on the node", n);
+    return literal;
+  }
+
   Grads apply_custom(const Graph& rule, const Grad& g) {
     std::unordered_map<const Value*, Value*> map;
     const Node& n = g.node();
@@ -193,6 +205,10 @@ class Reverse {
     }
     for (const Value* w : rule.weights) map[w] = b_.literal(w->literal, w->name).value();
     for (const Node* r : rule.nodes()) {
+      if (r->is("Constant")) {  // only those of the operator's attributes are left as nodes
+        map[r->out()] = b_.literal(given_constant(*r, n), r->out()->name).value();
+        continue;
+      }
       Node* c = g_.copy_node(*r, map);
       c->origin = Origin::kGradient;
       c->version = g_.opset(c->op->domain);

@@ -102,6 +102,23 @@ void walk(Graph& g) {
 
 }  // namespace
 
+LiteralPtr constant_value(std::string_view key, const Attr& value) {
+  const auto of = [&]<class T>(std::string_view name, const T*) { return key == name ? std::get_if<T>(&value) : nullptr; };
+  if (const auto* l = of("value", static_cast<LiteralPtr*>(nullptr))) return *l;
+  if (const auto* l = of("sparse_value", static_cast<LiteralPtr*>(nullptr))) return *l;
+  if (const auto* i = of("value_int", static_cast<int64_t*>(nullptr))) return Literal::copy(DType::kInt64, {}, i, sizeof *i);
+  if (const auto* f = of("value_float", static_cast<double*>(nullptr))) return Literal::scalar(DType::kFloat, *f);
+  if (const auto* s = of("value_string", static_cast<std::string*>(nullptr))) return Literal::strings({}, {*s});
+  if (const auto* list = of("value_ints", static_cast<std::vector<int64_t>*>(nullptr))) return Literal::ints(*list);
+  if (const auto* list = of("value_floats", static_cast<std::vector<double>*>(nullptr))) {
+    const std::vector<float> f(list->begin(), list->end());
+    return Literal::copy(DType::kFloat, Dims{static_cast<Dim>(f.size())}, f.data(), f.size() * sizeof(float));
+  }
+  if (const auto* list = of("value_strings", static_cast<std::vector<std::string>*>(nullptr)))
+    return Literal::strings(Dims{static_cast<Dim>(list->size())}, *list);
+  return nullptr;
+}
+
 void canonicalise(Graph& g) {
   walk(g);
   g.compact();

@@ -12,4 +12,7 @@ namespace ortmod {
 ///   `<node>.coefficients`, `.intercepts`, `.offset`, `.scale` (the node's name, or that of its output).
 void canonicalise(Graph& g);
 
+/// The tensor that attribute `key` of a Constant gives; null when the attribute has another type than its name says.
+LiteralPtr constant_value(std::string_view key, const Attr& value);
+
 }  // namespace ortmod

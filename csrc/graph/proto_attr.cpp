@@ -1,4 +1,5 @@
 // ModelProto -> Graph: attributes, Constant nodes and calls of local functions.
+#include "graph/canon.h"
 #include "graph/proto_read.h"
 #include "graph/schema.h"
 #include "ortmod_onnx.pb.h"
@@ -82,38 +83,21 @@ Attrs ModelReader::read_attrs(onnx::NodeProto& p, const Place& at) {
   return attrs;
 }
 
+/// In a gradient rule: a Constant whose value is an attribute of the operator.
+bool ModelReader::stays_open(const onnx::NodeProto& p, const Place& at) const {
+  if (!keep_references_ || at.frame) return false;
+  for (const auto& a : p.attribute())
+    if (!a.ref_attr_name().empty()) return true;
+  return false;
+}
+
 void ModelReader::read_constant(onnx::NodeProto& p, const Place& at) {
   Attrs attrs = read_attrs(p, at);
   if (attrs.size() != 1 || p.output_size() != 1 || p.output(0).empty() || p.input_size())
     bad("a Constant has one attribute and one output" + label(p));
   const auto& [key, value] = attrs[0];
-  const auto expect = [&]<class T>(const T*) -> const T& {
-    const T* v = std::get_if<T>(&value);
-    if (!v) bad("the attribute \"" + key + "\" has the wrong type" + label(p));
-    return *v;
-  };
-  LiteralPtr literal;
-  if (key == "value" || key == "sparse_value") {
-    literal = expect(static_cast<const LiteralPtr*>(nullptr));
-  } else if (key == "value_int") {
-    const int64_t v = expect(static_cast<const int64_t*>(nullptr));
-    literal = Literal::copy(DType::kInt64, {}, &v, sizeof v);
-  } else if (key == "value_float") {
-    literal = Literal::scalar(DType::kFloat, expect(static_cast<const double*>(nullptr)));
-  } else if (key == "value_string") {
-    literal = Literal::strings({}, {expect(static_cast<const std::string*>(nullptr))});
-  } else if (key == "value_ints") {
-    literal = Literal::ints(expect(static_cast<const std::vector<int64_t>*>(nullptr)));
-  } else if (key == "value_floats") {
-    const auto& v = expect(static_cast<const std::vector<double>*>(nullptr));
-    const std::vector<float> f(v.begin(), v.end());
-    literal = Literal::copy(DType::kFloat, Dims{static_cast<Dim>(f.size())}, f.data(), f.size() * sizeof(float));
-  } else if (key == "value_strings") {
-    const auto& v = expect(static_cast<const std::vector<std::string>*>(nullptr));
-    literal = Literal::strings(Dims{static_cast<Dim>(v.size())}, v);
-  } else {
-    bad("unknown attribute \"" + shown(key) + "\"" + label(p));
-  }
+  LiteralPtr literal = constant_value(key, value);
+  if (!literal) bad("the attribute \"" + shown(key) + "\" is unknown or has the wrong type" + label(p));
   Value* w = at.graph->add_weight(graph_name(p.output(0), at, label(p)), std::move(literal));
   at.scope->names[p.output(0)] = w;
   const Type own = w->type;

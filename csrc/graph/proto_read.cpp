@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kParseDepth = 512;
 constexpr int kOldestOpset = 7;
-constexpr size_t kMaxNodes = 10'000'000;
+constexpr size_t kMaxNodes = 10'000'000, kMaxInlined = 500'000;
 
 [[noreturn]] void bad(const std::string& what) { fail(ErrorKind::kModel, "import", what); }
 
@@ -134,8 +134,8 @@ void ModelReader::collect_names(const onnx::GraphProto& p) {
 
 std::string ModelReader::fresh(const std::string& base) {
   if (used_.insert(base).second) return base;
-  for (int i = 2;; ++i)
-    if (std::string name = base + "_" + std::to_string(i); used_.insert(name).second) return name;
+  for (int& i = copies_.try_emplace(base, 1).first->second;;)
+    if (std::string name = base + "_" + std::to_string(++i); used_.insert(name).second) return name;
 }
 
 std::unique_ptr<Graph> ModelReader::read() {
@@ -284,7 +284,10 @@ int ModelReader::version(const onnx::NodeProto& p, const Place& at) {
 
 void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at) {
   onnx::NodeProto& p = *nodes[index];
-  if (++nodes_read_ > kMaxNodes) bad("the model has more than " + std::to_string(kMaxNodes) + " nodes after its functions are inlined");
+  if (++nodes_read_ > kMaxNodes) bad("the model has more than " + std::to_string(kMaxNodes) + " nodes" + label(p));
+  if (at.frame && ++nodes_inlined_ > kMaxInlined)
+    bad("functions that call functions give more than " + std::to_string(kMaxInlined) + " nodes when they are inlined (function \"" +
+        shown(at.frame->function->name()) + "\")" + label(p) + "; write fewer calls");
   if (p.op_type().empty()) bad("a node has no operator" + label(p));
   check_text(p.name(), "a node's name");
   check_text(p.op_type(), "an operator");
@@ -293,7 +296,7 @@ void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at
   const std::string domain = normal_domain(p.domain());
   if (const auto f = functions_.find(domain + "\n" + p.op_type() + "\n" + p.overload()); f != functions_.end())
     return inline_call(p, *f->second, std::move(in), at);
-  if (domain.empty() && p.op_type() == "Constant") return read_constant(p, at);
+  if (domain.empty() && p.op_type() == "Constant" && !stays_open(p, at)) return read_constant(p, at);
   Attrs attrs = read_attrs(p, at);
   std::vector<Value*> out;
   for (const std::string& name : p.output()) out.push_back(name.empty() ? nullptr : declare(name, at, label(p)));

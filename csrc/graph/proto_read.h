@@ -68,6 +68,7 @@ class ModelReader {
   void read_outputs(ortmod_onnx::GraphProto& p, const Place& at);
   void read_nodes(const NodeList& nodes, const Place& at);
   void read_node(const NodeList& nodes, size_t index, const Place& at);
+  bool stays_open(const ortmod_onnx::NodeProto& p, const Place& at) const;
   void read_constant(ortmod_onnx::NodeProto& p, const Place& at);
   void inline_call(ortmod_onnx::NodeProto& p, ortmod_onnx::FunctionProto& f, std::vector<Value*> inputs, const Place& at);
   std::vector<Value*> read_inputs(const NodeList& nodes, size_t index, const Place& at);
@@ -85,7 +86,8 @@ class ModelReader {
   Graph* root_ = nullptr;
   std::unordered_map<std::string, ortmod_onnx::FunctionProto*> functions_;
   std::unordered_set<std::string> used_;
-  size_t nodes_read_ = 0;
+  std::unordered_map<std::string, int> copies_;  // the last number given to a name that is taken
+  size_t nodes_read_ = 0, nodes_inlined_ = 0;
   bool keep_references_ = false;  // attribute references outside of functions stay
 };
 

@@ -27,13 +27,14 @@ class Rewrite {
     g_.remove(&n_);
   }
   Value* add(std::string_view op, std::vector<Value*> in, Attrs attrs = {}) {
-    Node* m = g_.add_node(intern(op), std::move(in), 1, std::move(attrs), n_.name.empty() ? "" : n_.name + "/" + std::string(op));
+    Node* m = g_.add_node(intern(op), std::move(in), 1, std::move(attrs), part_name(op));
     m->metadata = n_.metadata;
     return m->out();
   }
-  /// The node that computes output i, under the old node's name.
+  /// The node that computes output i; the first one has the old node's name.
   void finish(std::string_view op, std::vector<Value*> in, Attrs attrs = {}, size_t i = 0) {
-    g_.add_node(intern(op), std::move(in), std::vector<Value*>{out(i)}, std::move(attrs), n_.name)->metadata = n_.metadata;
+    const std::string name = finished_++ ? part_name(op) : n_.name;
+    g_.add_node(intern(op), std::move(in), std::vector<Value*>{out(i)}, std::move(attrs), name)->metadata = n_.metadata;
   }
   /// Output i is the value v.
   void alias(Value* v, size_t i = 0) {
@@ -48,9 +49,18 @@ class Rewrite {
   }
 
  private:
+  /// `<node>/<op>`, then `<node>/<op>_2`: onnxruntime refuses two nodes of one name.
+  std::string part_name(std::string_view op) {
+    if (n_.name.empty()) return {};
+    const int count = ++parts_[std::string(op)];
+    return n_.name + "/" + std::string(op) + (count > 1 ? "_" + std::to_string(count) : "");
+  }
+
   Graph& g_;
   Node& n_;
   std::vector<Value*> in_, out_;
+  std::unordered_map<std::string, int> parts_;
+  int finished_ = 0;
   bool done_ = false;
 };
 

@@ -2,6 +2,7 @@
 #include "graph/schema.h"
 
 #include <algorithm>
+#include <climits>
 #include <map>
 
 #include "graph/proto.h"
@@ -158,7 +159,7 @@ int since_version(std::string_view domain, std::string_view op, int version) {
 void check_node(const Node& n) {
   const Schema* s = find_schema(n.op, n.version);
   if (!s) return;
-  if (s->deprecated)
+  if (s->deprecated && s->since == find_schema(n.op, INT_MAX)->since)  // GroupNormalization-18 came again in 21
     fail(ErrorKind::kUnsupportedOp, "import", "the operator is deprecated in this opset", n, -1, "convert the model with onnx.version_converter");
   const auto arity = [&](size_t got, int lo, int hi, const char* what) {
     if (static_cast<int64_t>(got) < lo || static_cast<int64_t>(got) > hi)
@@ -174,7 +175,7 @@ void check_node(const Node& n) {
     if (it == s->attrs.end())
       fail(ErrorKind::kModel, "import", "unknown attribute \"" + key + "\"", n, -1, "remove it or check the opset of the model");
     const int got = attr_type(value);
-    if (got != it->type && !(got == 4 && it->type == 11) && !empty_list(value))
+    if (got != it->type && !std::holds_alternative<AttrRef>(value) && !(got == 4 && it->type == 11) && !empty_list(value))
       fail(ErrorKind::kModel, "import", "attribute \"" + key + "\" has the wrong type: got " + type_word(got) + ", expected " + type_word(it->type), n);
   }
   for (const auto& a : s->attrs)

@@ -124,7 +124,12 @@ CASES = [
     Case("GroupNormalization", [R(2, 6, 4, 3), R(6), R(6)], {"num_groups": 3}, torch=group_norm(3)),
     Case("GroupNormalization", [R(2, 6, 4), R(6), R(6)], {"num_groups": 6}, torch=group_norm(6)),
     Case(
-        "GroupNormalization", [R(2, 6, 4), R(3), R(3)], {"num_groups": 3}, opset=18, dynamic=False, error="deprecated in this opset"
+        "GroupNormalization",
+        [R(2, 6, 4), R(3), R(3)],
+        {"num_groups": 3, "epsilon": 0.25},
+        opset=18,
+        torch=lambda x, s, b: tf.group_norm(x, 3, s.repeat_interleave(2), b.repeat_interleave(2), 0.25),
+        checked=False,
     ),
     Case(
         "GroupNormalization",
