@@ -36,6 +36,12 @@ class Switch {
 
  private:
   Value* number(double v, DType t) { return g_.add_weight("", Literal::scalar(t, v)); }
+  static LiteralPtr filled(const Type& t, double v) {
+    const LiteralPtr one = Literal::scalar(t.dtype, v);
+    std::string bytes;
+    for (Dim i = 0; i < numel(t.dims); ++i) bytes.append(static_cast<const char*>(one->data()), one->bytes());
+    return Literal::copy(t.dtype, t.dims, bytes.data(), bytes.size());
+  }
   Value* typed(Value* v, const Type& t) {
     v->type = t;
     return v;
@@ -119,8 +125,8 @@ class Switch {
     }
     if (!weight) return;
     const Type& t = old->type;
-    const std::vector<char> zeros(static_cast<size_t>(numel(t.dims)) * dtype_size(t.dtype));
-    g_.set_input(&n, static_cast<size_t>(k) + 2, g_.add_weight(old->name + "_zero", Literal::copy(t.dtype, t.dims, zeros.data(), zeros.size())));
+    // onnxruntime makes one of equal initializers and writes both statistics over it: the zeros of the variance are negative.
+    g_.set_input(&n, k + 2, g_.add_weight(old->name + "_zero", filled(t, k == 1 ? 0.0 : -0.0)));
     Rewrite r(g_, n);
     Value* kept = typed(r.add("Mul", {current(old), number(n.attr("momentum", 0.9), t.dtype)}), t);
     if (declared) g_.add_node(intern("Add"), {kept, o}, std::vector<Value*>{declared});
