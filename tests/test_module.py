@@ -134,6 +134,31 @@ def test_report_says_what_and_why():
     assert "bn.running_mean" in str(layer.parameter_report())
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.375, 1.0])
+@pytest.mark.parametrize("opset", [9, 13, 14, 18])
+def test_running_variance_is_that_of_the_population_once(opset, momentum):
+    """Batches of 2 to 5 numbers per channel, where n / (n - 1) is large, over several steps."""
+    text = nets.BATCHNORM.replace('["": 18]', f'["": {opset}]').replace("momentum = 0.9", f"momentum = {1 - momentum}")
+    assert f'"": {opset}' in text and f"momentum = {1 - momentum}" in text
+    layer = ortmod.OnnxModule(nets.batchnorm(text)).double()
+    twin = nn.BatchNorm2d(3, momentum=momentum).double()
+    for n in (2, 3, 4, 5, 2):
+        x = torch.randn(n, 3, 1, 1, dtype=torch.float64) * 2 + 1
+        layer(x), twin(x)
+        nets.close(layer.get_buffer("bn.running_mean"), twin.running_mean, 1e-6)
+        nets.close(layer.get_buffer("bn.running_var"), twin.running_var, 1e-6)
+
+
+def test_one_value_per_channel_is_refused_as_in_torch():
+    layer, twin = ortmod.OnnxModule(nets.batchnorm()), nn.BatchNorm2d(3)
+    x = torch.randn(1, 3, 1, 1)
+    for module in (twin, layer):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
+            module(x)
+    nets.close(layer.get_buffer("bn.running_var"), torch.ones(3))
+    nets.close(layer.eval()(x), twin.eval()(x) * 1.5 + 0.25)
+
+
 def test_running_statistics_follow_torch():
     layer, twin = ortmod.OnnxModule(nets.batchnorm()), nn.BatchNorm2d(3)
     assert set(dict(layer.named_buffers())) == {"bn.running_mean", "bn.running_var"}

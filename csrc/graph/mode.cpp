@@ -36,12 +36,6 @@ class Switch {
 
  private:
   Value* number(double v, DType t) { return g_.add_weight("", Literal::scalar(t, v)); }
-  static LiteralPtr filled(const Type& t, double v) {
-    const LiteralPtr one = Literal::scalar(t.dtype, v);
-    std::string bytes;
-    for (Dim i = 0; i < numel(t.dims); ++i) bytes.append(static_cast<const char*>(one->data()), one->bytes());
-    return Literal::copy(t.dtype, t.dims, bytes.data(), bytes.size());
-  }
   Value* typed(Value* v, const Type& t) {
     v->type = t;
     return v;
@@ -125,8 +119,8 @@ class Switch {
     }
     if (!weight) return;
     const Type& t = old->type;
-    // onnxruntime makes one of equal initializers and writes both statistics over it: the zeros of the variance are negative.
-    g_.set_input(&n, k + 2, g_.add_weight(old->name + "_zero", filled(t, k == 1 ? 0.0 : -0.0)));
+    const std::vector<char> zeros(static_cast<size_t>(numel(t.dims)) * dtype_size(t.dtype));
+    g_.set_input(&n, k + 2, g_.add_weight(old->name + "_zero", Literal::copy(t.dtype, t.dims, zeros.data(), zeros.size())));
     Rewrite r(g_, n);
     Value* kept = typed(r.add("Mul", {current(old), number(n.attr("momentum", 0.9), t.dtype)}), t);
     if (declared) g_.add_node(intern("Add"), {kept, o}, std::vector<Value*>{declared});
@@ -191,6 +185,34 @@ std::vector<BufferUpdate> set_training(Graph& g, bool training) {
   Switch s(g, training, true);
   s.run();
   return std::move(s.updates);
+}
+
+void copy_statistics(Graph& g) {
+  const std::vector<Node*> old = g.order();
+  g.order().clear();
+  int64_t count = 0;
+  for (Node* n : old) {
+    const bool training = n->is("BatchNormalization") && n->version >= kBatchNormSwitch && n->attr("training_mode", false);
+    if (training && n->in(0)->type.has_rank && n->in(3)->is_constant() && n->in(4)->is_constant()) {
+      std::vector<int64_t> axes{0};
+      for (int64_t i = 2; i < n->in(0)->type.rank(); ++i) axes.push_back(i);
+      const auto add = [&](const char* op, std::vector<Value*> in, const Type& t, Attrs attrs = {}) {
+        Value* v = g.add_node(intern(op), std::move(in), 1, std::move(attrs))->out();
+        v->type = t;
+        return v;
+      };
+      // The sum of no samples is zero, and no runtime knows it before; two operators and a count keep the copies apart.
+      Value* at = g.add_weight("", Literal::ints({count++}));
+      Type none = n->in(0)->type;
+      none.dims[0] = 0;
+      Value* nothing = add("Slice", {n->in(0), at, at, g.add_weight("", Literal::ints({0}))}, none);
+      const Type statistic = n->in(3)->type;
+      Value* zero = add("ReduceSum", {nothing, g.add_weight("", Literal::ints(axes))}, statistic, {{"keepdims", int64_t{0}}});
+      g.set_input(n, 3, add("Add", {n->in(3), zero}, statistic));
+      g.set_input(n, 4, add("Sub", {n->in(4), zero}, statistic));
+    }
+    g.order().push_back(n);
+  }
 }
 
 }  // namespace ortmod

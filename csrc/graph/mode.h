@@ -16,4 +16,8 @@ struct BufferUpdate {
 /// New running statistics follow torch: momentum as in ONNX, the variance unbiased.
 std::vector<BufferUpdate> set_training(Graph& g, bool training);
 
+/// For onnxruntime, which writes the running statistics of a training BatchNormalization over the tensors they were read from: initializers
+/// (its own, and those that it found equal) keep their values when each such node reads a copy that is computed. Of known rank only.
+void copy_statistics(Graph& g);
+
 }  // namespace ortmod

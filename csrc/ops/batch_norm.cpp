@@ -35,8 +35,18 @@ Dims channel_dims(const Infer& c) {
   return Dims{c.ranked(0) && c.rank(0) > 1 ? c.dims(0)[1] : kAnyDim};
 }
 
+/// Statistics of one number are none (torch refuses it in these words).
+void check_batch(const Infer& c) {
+  if (!c.ranked(0)) return;
+  const Dims& x = c.dims(0);
+  for (size_t k = 0; k < x.size(); ++k)
+    if (k != 1 && x[k] != 1) return;
+  c.fail("Expected more than 1 value per channel when training, got input size " + to_string(x), 0, "use a larger batch, or eval()");
+}
+
 void infer_batch_norm(Infer& c) {
   infer_channels(c, 1, 4);
+  if (is_training(c.node)) check_batch(c);
   if (!c.node.attr("spatial", true)) c.fail("spatial=0 is not supported: statistics must be per channel");
   c.same_as(0);
   if (!c.has(3) || !c.has(4)) c.fail("mean and variance are missing", c.has(3) ? 4 : 3);
@@ -46,6 +56,7 @@ void infer_batch_norm(Infer& c) {
 // BatchNormTrain(x, scale, bias, mean, var) -> y, mean', var', batch mean, 1 / sqrt(batch var + epsilon).
 void infer_batch_norm_train(Infer& c) {
   infer_channels(c, 1, 4);
+  check_batch(c);
   c.same_as(0);
   c.out(1, c.dtype(3), channel_dims(c));
   c.out(2, c.dtype(4), channel_dims(c));

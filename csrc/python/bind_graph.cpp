@@ -142,6 +142,7 @@ py::tuple split_of(const Model& m, const GradientOptions& options) {
 Model expanded(const Model& m) {
   auto g = m.graph->clone();
   expand_bodies(*g);
+  copy_statistics(*g);
   return {std::move(g)};
 }
 
