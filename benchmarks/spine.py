@@ -69,9 +69,15 @@ def training_step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None
 
 
 def empty_function(case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What torch alone costs: a C++ autograd Function with the layer's inputs which computes nothing."""
-    weights = [weight.detach().requires_grad_() for weight in case.module().parameters()]
-    return lambda x: ortmod._C.empty_function(*weights, x)
+    """What torch alone costs: a C++ autograd Function with the layer's arguments, result and gradients, none computed."""
+    module = case.module()
+    weights = [weight.detach().requires_grad_() for weight in module.parameters()]
+    shape = tuple(module(case.inputs(*case.sizes)).shape)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return ortmod._C.empty_function(shape, *weights, x)
+
+    return call
 
 
 def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "autograd/ops.h"
+#include "exec/pair.h"
 #include "ops/kernel.h"
 
 namespace ortmod {
@@ -40,7 +41,7 @@ constexpr c10::DispatchKeySet kIntercepting({c10::DispatchKey::Python, c10::Disp
 /// What one call leaves for its backward, besides the saved tensors.
 struct CallState : torch::CustomClassHolder {
   std::shared_ptr<Executable> exe;
-  Mode mode;
+  PlanPair* plans = nullptr;          // of exe
   std::vector<int> saved_args;        // indices, in the order of saving: first those of Executable::Saved::args
   size_t kept = 0;                    // number of kept tensors
   std::vector<int64_t> dims;          // of all arguments: rank, d0, d1, ...
@@ -66,11 +67,11 @@ Tensor plain(const Tensor& t) {
   return t.resolve_conj().resolve_neg();
 }
 
-void update_buffers(Executable& exe, at::TensorList args, std::vector<Tensor>& outputs, bool training) {
-  const size_t n = exe.num_outputs();
-  if (outputs.size() == n) return;
+void update_buffers(const PlanPair& plans, at::TensorList args, std::vector<Tensor>& outputs) {
+  const std::vector<int>& updated = plans.updated();
+  if (updated.empty()) return;
   at::NoGradGuard no_grad;
-  const std::vector<int> updated = exe.updated_args(training);
+  const size_t n = outputs.size() - updated.size();
   for (size_t k = 0; k < updated.size(); k++) args[updated[k]].copy_(outputs[n + k]);  // copy_ bumps the version
   outputs.resize(n);
 }
@@ -107,25 +108,23 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
                                bool training) {
     auto s = c10::make_intrusive<CallState>();
     s->exe = exe;
-    s->mode.training = training;
-    s->mode.needs.resize(args.size());
-    for (size_t i = 0; i < args.size(); i++) s->mode.needs[i] = args[i].requires_grad();
-    const Executable::Saved& reads = exe->saved(s->mode);
+    s->plans = exe->plans(args, training);
+    const Executable::Saved& reads = s->plans->saved();
 
     const size_t n = exe->num_outputs();
     variable_list outputs, save;
     if constexpr (Traced) {
       s->sym_dims = flat_dims<c10::SymInt>(args, [](const Tensor& a) { return a.sym_sizes(); });
-      outputs = forward_op(exe->handle(), args, needed_indices(s->mode), training);
-      const size_t results = n + exe->updated_args(training).size();
+      outputs = forward_op(exe->handle(), args, needed_indices(s->plans->mode()), training);
+      const size_t results = n + s->plans->updated().size();
       save.assign(outputs.begin() + static_cast<long>(results), outputs.end());
       outputs.resize(results);
     } else {
       s->dims = flat_dims<int64_t>(args, [](const Tensor& a) { return a.sizes(); });
-      Executable::Forward f = exe->forward(args, s->mode);
+      Executable::Forward f = exe->forward(args, *s->plans);
       outputs = std::move(f.outputs);
       save = std::move(f.kept);
-      update_buffers(*exe, args, outputs, training);
+      update_buffers(*s->plans, args, outputs);
     }
 
     s->kept = save.size();
@@ -160,10 +159,10 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     auto holder = ctx->saved_data.at("call").toCapsule();
     auto& s = static_cast<CallState&>(*holder);
     const variable_list saved = ctx->get_saved_variables();
-    const Executable::Saved& reads = s.exe->saved(s.mode);
+    const Executable::Saved& reads = s.plans->saved();
     grads.resize(s.exe->num_outputs());  // updated buffers, when traced, have none
     if (std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); }))
-      return variable_list(s.mode.needs.size());
+      return variable_list(s.plans->mode().needs.size());
     if (const int64_t level = batch_level(grads)) return each_of_batch(s, reads, saved, grads, level);
     return first_or_second_order(s, reads, saved, grads);
   }
@@ -182,15 +181,15 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     }
     for (const Tensor& t : all) direct = direct && is_plain(t);
     if (direct && is_ordinary_context())
-      return s.exe->backward(s.mode, args, outputs, kept, grads, s.dims,
+      return s.exe->backward(*s.plans, args, outputs, kept, grads, s.dims,
                              !torch::autograd::get_current_graph_task_keep_graph());
 
     std::vector<c10::SymInt> sym(s.dims.begin(), s.dims.end());
     c10::List<std::optional<Tensor>> optional_grads;
     for (Tensor& g : grads) optional_grads.push_back(g.defined() ? std::optional<Tensor>(g) : std::nullopt);
-    variable_list found = backward_op(s.exe->handle(), needed_indices(s.mode), s.mode.training, args, outputs, kept,
+    variable_list found = backward_op(s.exe->handle(), needed_indices(s.plans->mode()), s.plans->mode().training, args, outputs, kept,
                                       optional_grads, s.sym_dims.empty() ? sym : s.sym_dims);
-    return spread(reads, found, s.mode.needs.size());
+    return spread(reads, found, s.plans->mode().needs.size());
   }
 
   /// torch.autograd.grad(is_grads_batched=True), whose tensors no operator with lists takes: one element after the
@@ -209,7 +208,7 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
       }
       rows.push_back(first_or_second_order(s, reads, saved, row));
     }
-    variable_list result(s.mode.needs.size());
+    variable_list result(s.plans->mode().needs.size());
     for (size_t i = 0; i < result.size() && !rows.empty(); i++) {
       if (!rows[0][i].defined()) continue;
       variable_list column;
@@ -223,8 +222,8 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
   /// forward.
   static variable_list through_joint(const CallState& s, const Executable::Saved& reads, const variable_list& saved,
                                      const variable_list& grads) {
-    auto joint = s.exe->joint(s.mode);
-    const size_t n = s.mode.needs.size();
+    auto joint = s.exe->joint(s.plans->mode());
+    const size_t n = s.plans->mode().needs.size();
     const Tensor* any = nullptr;
     for (const Tensor& g : grads)
       if (g.defined()) any = &g;
@@ -237,13 +236,13 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     auto node = torch::autograd::get_current_node();
     for (int i : reads.seeds) args.push_back(grads[i].defined() ? grads[i] : node->input_metadata(i).zeros_like());
     at::TensorList kept = at::TensorList(saved).slice(0, s.kept);
-    for (Tensor& mask : s.exe->joint_masks(s.mode, kept, s.dims)) args.push_back(std::move(mask));
+    for (Tensor& mask : s.exe->joint_masks(s.plans->mode(), kept, s.dims)) args.push_back(std::move(mask));
     bool direct = !Traced && is_ordinary_context();
     for (Tensor& a : args) {
       if (direct) a = plain(a);
       direct = direct && is_plain(a);
     }
-    variable_list found = direct ? run(joint, args, s.mode.training) : run_op(joint->handle(), args, s.mode.training);
+    variable_list found = direct ? run(joint, args, s.plans->mode().training) : run_op(joint->handle(), args, s.plans->mode().training);
     return spread(reads, found, n);
   }
 
@@ -255,12 +254,15 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
 };
 
 struct EmptyFunction : torch::autograd::Function<EmptyFunction> {
-  static Tensor forward(AutogradContext* ctx, at::TensorList args) {
-    ctx->saved_data.emplace("n", static_cast<int64_t>(args.size()));
-    return at::empty({}, args[0].options());
+  static Tensor forward(AutogradContext* ctx, at::TensorList args, at::IntArrayRef shape) {
+    ctx->save_for_backward(args.vec());
+    return at::empty(shape, args[0].options());
   }
   static variable_list backward(AutogradContext* ctx, variable_list) {
-    return variable_list(static_cast<size_t>(ctx->saved_data.at("n").toInt()));
+    variable_list grads = ctx->get_saved_variables();
+    for (Tensor& g : grads) g = g.requires_grad() ? at::empty_like(g) : Tensor();
+    grads.emplace_back();
+    return grads;
   }
 };
 
@@ -304,8 +306,9 @@ std::vector<Tensor> run(const std::shared_ptr<Executable>& exe, at::TensorList a
     break;
   }
   if (wants_gradient(args)) return RunFunction<false>::apply(args, exe, training);
-  Executable::Forward f = exe->forward(args, Mode{{}, training});
-  update_buffers(*exe, args, f.outputs, training);
+  PlanPair& plans = *exe->plans({}, training);
+  Executable::Forward f = exe->forward(args, plans);
+  update_buffers(plans, args, f.outputs);
   return std::move(f.outputs);
 }
 
@@ -315,6 +318,6 @@ std::vector<Tensor> run_traced(const std::shared_ptr<Executable>& exe, at::Tenso
   return run_op(exe->handle(), args, training);
 }
 
-Tensor empty_function(at::TensorList args) { return EmptyFunction::apply(args); }
+Tensor empty_function(at::TensorList args, at::IntArrayRef shape) { return EmptyFunction::apply(args, shape); }
 
 }  // namespace ortmod

@@ -56,24 +56,38 @@ std::shared_ptr<Executable> Executable::from_handle(int64_t handle) {
   return e;
 }
 
-std::shared_ptr<PlanPair> Executable::pair(const Mode& mode) {
+PlanPair* Executable::plans(const Mode& mode) {
   std::lock_guard lock(mutex_);
-  for (auto& [m, p] : pairs_)
-    if (m == mode) return p;
-  auto p = std::make_shared<PlanPair>(*graph_, arg_weights_, mode);
-  pairs_.emplace_back(mode, p);
-  return p;
+  for (const auto& p : plans_)
+    if (p->mode() == mode) return p.get();
+  return plans_.emplace_back(std::make_unique<PlanPair>(*graph_, arg_weights_, mode)).get();
 }
 
-const Executable::Saved& Executable::saved(const Mode& mode) { return pair(mode)->saved(); }
+PlanPair* Executable::plans(at::TensorList args, bool training) {
+  const auto same = [&](const Mode& m) {
+    if (m.training != training || m.needs.size() != args.size()) return false;
+    for (size_t i = 0; i < args.size(); ++i)
+      if (m.needs[i] != args[i].requires_grad()) return false;
+    return true;
+  };
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& p : plans_)
+      if (same(p->mode())) return p.get();
+  }
+  Mode mode{std::vector<bool>(args.size()), training};
+  for (size_t i = 0; i < args.size(); ++i) mode.needs[i] = args[i].requires_grad();
+  return plans(mode);
+}
+
+const Executable::Saved& Executable::saved(const Mode& mode) { return plans(mode)->saved(); }
 
 std::vector<int> Executable::updated_args(bool training) {
   if (!training) return {};
-  return pair(Mode{{}, true})->updated();
+  return plans(Mode{{}, true})->updated();
 }
 
-Executable::Forward Executable::forward(at::TensorList args, const Mode& mode) {
-  const std::shared_ptr<PlanPair> pair_ = pair(mode);
+Executable::Forward Executable::forward(at::TensorList args, PlanPair& pair) {
   if (args.size() != num_args())
     fail(ErrorKind::kShape, "call", "wrong number of arguments: got " + std::to_string(args.size()) + ", expected " + std::to_string(num_args()));
   const at::Device device = args.empty() ? at::Device(at::kCPU) : args[0].device();
@@ -81,16 +95,16 @@ Executable::Forward Executable::forward(at::TensorList args, const Mode& mode) {
   for (size_t i = 0; i < args.size(); ++i) {
     const at::Tensor& t = args[i];
     if (t.device() != device)
-      fail(ErrorKind::kDevice, "call", "\"" + pair_->arg_names()[i] + "\" is on another device: got " + t.device().str() + ", expected " + device.str());
+      fail(ErrorKind::kDevice, "call", "\"" + pair.arg_names()[i] + "\" is on another device: got " + t.device().str() + ", expected " + device.str());
     if (arg_types_[i].dtype != DType::kUndefined && to_scalar_type(arg_types_[i].dtype) != t.scalar_type())
-      fail(ErrorKind::kType, "call", "wrong element type of \"" + pair_->arg_names()[i] + "\": got " +
+      fail(ErrorKind::kType, "call", "wrong element type of \"" + pair.arg_names()[i] + "\": got " +
            std::string(dtype_name(from_scalar_type(t.scalar_type()))) + ", expected " + std::string(dtype_name(arg_types_[i].dtype)));
     if (!t.is_contiguous()) copied.push_back(i);
   }
   std::vector<at::Tensor> contiguous;
   contiguous.reserve(copied.size());
   const c10::OptionalDeviceGuard guard(device);
-  const std::shared_ptr<DevicePlans> plans = pair_->on(device);
+  const std::shared_ptr<DevicePlans> plans = pair.on(device);
   const std::shared_ptr<Sizes> s = plans->find(args);
   Lease f(*s);
   for (size_t i = 0; i < args.size(); ++i)
@@ -100,17 +114,16 @@ Executable::Forward Executable::forward(at::TensorList args, const Mode& mode) {
     bind_input(*s, f, i, contiguous.back());
   }
   Forward r;
-  r.outputs = run_plan(*s, f, pair_->differentiable() ? &r.kept : nullptr);
+  r.outputs = run_plan(*s, f, pair.differentiable() ? &r.kept : nullptr);
   if (has_slots(*s)) drop_slots(*s, f);
   f.end();
   return r;
 }
 
-std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
+std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
                                              at::TensorList grads, at::IntArrayRef arg_dims, bool /*may_overwrite*/) {
-  const std::shared_ptr<PlanPair> pair_ = pair(mode);
   std::vector<at::Tensor> result(num_args());
-  if (!pair_->differentiable()) return result;
+  if (!pair.differentiable()) return result;
   at::Device device(at::kCPU);
   for (at::TensorList l : {saved_args, saved_outputs, kept, grads})
     for (const at::Tensor& t : l)
@@ -119,7 +132,7 @@ std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList sa
         break;
       }
   const c10::OptionalDeviceGuard guard(device);
-  const std::shared_ptr<DevicePlans> plans = pair_->on(device);
+  const std::shared_ptr<DevicePlans> plans = pair.on(device);
   const std::shared_ptr<Sizes> fs = plans->find(arg_dims);
   const std::vector<Source>& sources = plans->sources;
   std::vector<at::Tensor> inputs(sources.size());
@@ -171,13 +184,13 @@ std::vector<at::Tensor> Executable::backward(const Mode& mode, at::TensorList sa
   std::vector<at::Tensor> out = run_plan(*s, f, nullptr);
   if (has_slots(*s)) drop_slots(*s, f);
   f.end();
-  const std::vector<int>& reached = pair_->saved().reached;
+  const std::vector<int>& reached = pair.saved().reached;
   for (size_t i = 0; i < reached.size(); ++i) result[static_cast<size_t>(reached[i])] = std::move(out[i]);
   return result;
 }
 
 std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
+  PlanPair* const p = plans(mode);
   {
     std::lock_guard lock(mutex_);
     for (auto& [m, e] : joints_)
@@ -206,7 +219,7 @@ std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
 }
 
 std::vector<at::Tensor> Executable::joint_masks(const Mode& mode, at::TensorList kept, at::IntArrayRef arg_dims) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
+  PlanPair* const p = plans(mode);
   std::vector<std::string> random;
   p->joint_graph(random);
   if (random.empty()) return {};
@@ -230,19 +243,18 @@ std::vector<at::Tensor> Executable::joint_masks(const Mode& mode, at::TensorList
 }
 
 std::vector<Type> Executable::output_types(const std::vector<Type>& args, const Mode& mode) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
-  const std::shared_ptr<DevicePlans> plans = p->on(at::kCPU);
-  const std::vector<Type> types = plans->forward->infer(args);
+  PlanPair* const p = plans(mode);
+  const std::shared_ptr<DevicePlans> on_cpu = p->on(at::kCPU);
+  const std::vector<Type> types = on_cpu->forward->infer(args);
   std::vector<Type> r;
-  for (size_t i = 0; i < p->n_outputs(); ++i) r.push_back(types[static_cast<size_t>(plans->forward->outputs()[i])]);
+  for (size_t i = 0; i < p->n_outputs(); ++i) r.push_back(types[static_cast<size_t>(on_cpu->forward->outputs()[i])]);
   return r;
 }
 
 std::vector<Type> Executable::kept_types(const std::vector<Type>& args, const Mode& mode) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
+  PlanPair* const p = plans(mode);
   if (!p->differentiable()) return {};
-  const std::shared_ptr<DevicePlans> plans = p->on(at::kCPU);
-  return plans->forward->kept_types(args);
+  return p->on(at::kCPU)->forward->kept_types(args);
 }
 
 }  // namespace ortmod

@@ -39,7 +39,13 @@ class Executable : public std::enable_shared_from_this<Executable> {
     std::vector<at::Tensor> outputs;  // the graph's outputs, then the new values of updated buffers (training mode)
     std::vector<at::Tensor> kept;     // what backward reads: one byte tensor, then data-dependent ones; empty without gradient
   };
-  Forward forward(at::TensorList args, const Mode& mode);
+  Forward forward(at::TensorList args, const Mode& mode) { return forward(args, *plans(mode)); }
+  Forward forward(at::TensorList args, PlanPair& plans);
+
+  /// The graphs and plans of a mode, built at its first call. They live as long as this; callers of many calls look them up once.
+  PlanPair* plans(const Mode& mode);
+  /// The same, of the arguments that require gradients.
+  PlanPair* plans(at::TensorList args, bool training);
 
   /// What backward reads besides the kept tensors, as indices.
   struct Saved {
@@ -56,6 +62,10 @@ class Executable : public std::enable_shared_from_this<Executable> {
   /// Gradient per argument, undefined where not needed or not reached. `grads`: one per output. `saved_*` in the order of saved(); `arg_dims`: the dims of all arguments of the
   /// forward call, flattened as rank, d0, d1, ... per argument; undefined `grads` are zeros; `may_overwrite`: kept values may be destroyed.
   std::vector<at::Tensor> backward(const Mode& mode, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
+                                   at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite) {
+    return backward(*plans(mode), saved_args, saved_outputs, kept, grads, arg_dims, may_overwrite);
+  }
+  std::vector<at::Tensor> backward(PlanPair& plans, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
                                    at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite);
 
   /// Double backward: the joint graph (forward and backward in one) as an Executable whose arguments are this one's arguments and one
@@ -93,14 +103,13 @@ class Executable : public std::enable_shared_from_this<Executable> {
 
  private:
   Executable() = default;
-  std::shared_ptr<PlanPair> pair(const Mode& mode);
 
   std::unique_ptr<Graph> graph_;
   std::vector<std::string> arg_weights_;
   std::vector<Type> arg_types_;
   int64_t handle_ = 0;
   std::mutex mutex_;
-  std::vector<std::pair<Mode, std::shared_ptr<PlanPair>>> pairs_;
+  std::vector<std::unique_ptr<PlanPair>> plans_;  // never removed
   std::vector<std::pair<Mode, std::shared_ptr<Executable>>> joints_;
 };
 

@@ -183,10 +183,9 @@ std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) c
 }
 
 std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
-  const std::string key = d.str();
   std::lock_guard lock(mutex_);
-  auto& slot = devices_[key];
-  if (slot) return slot;
+  for (const auto& [device, plans] : devices_)
+    if (device == d) return plans;
   auto f = Plan::make(forward_->clone(), n_outputs_, arg_names_, d);
   std::shared_ptr<Plan> b;
   std::vector<Source> sources;
@@ -221,9 +220,10 @@ std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
       sources.push_back(s);
     }
   }
-  slot = std::make_shared<DevicePlans>(std::move(f), std::move(b));
-  slot->sources = std::move(sources);
-  return slot;
+  auto plans = std::make_shared<DevicePlans>(std::move(f), std::move(b));
+  plans->sources = std::move(sources);
+  devices_.emplace_back(d, plans);
+  return plans;
 }
 
 bool DevicePlans::matches(const Sizes& s, at::TensorList args) const {

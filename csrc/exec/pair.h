@@ -66,7 +66,7 @@ class PlanPair {
   std::vector<int> updated_;
   Executable::Saved saved_;
   std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<DevicePlans>> devices_;
+  std::vector<std::pair<at::Device, std::shared_ptr<DevicePlans>>> devices_;
 };
 
 }  // namespace ortmod

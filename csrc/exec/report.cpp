@@ -22,7 +22,7 @@ void list_steps(const Sizes& s, bool backward, std::vector<Executable::StepInfo>
 }  // namespace
 
 Executable::Report Executable::report(at::TensorList args, const Mode& mode) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
+  PlanPair* const p = plans(mode);
   const at::Device device = args.empty() ? at::Device(at::kCPU) : args[0].device();
   const std::shared_ptr<DevicePlans> plans = p->on(device);
   const std::shared_ptr<Sizes> s = plans->find(args);
@@ -41,7 +41,7 @@ Executable::Report Executable::report(at::TensorList args, const Mode& mode) {
 }
 
 double Executable::time_steps(at::TensorList args, const Mode& mode, int64_t repeats) {
-  const std::shared_ptr<PlanPair> p = pair(mode);
+  PlanPair* const p = plans(mode);
   const at::Device device = args.empty() ? at::Device(at::kCPU) : args[0].device();
   const std::shared_ptr<DevicePlans> plans = p->on(device);
   const std::shared_ptr<Sizes> s = plans->find(args);

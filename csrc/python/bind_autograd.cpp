@@ -202,13 +202,31 @@ PyObject* call_new(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   END_HANDLE_TH_ERRORS
 }
 
+bool unpack_sizes(PyObject* tuple, std::vector<int64_t>& to) {
+  if (!PyTuple_Check(tuple)) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+    const long value = PyLong_AsLong(PyTuple_GET_ITEM(tuple, i));
+    if (value < 0) {
+      PyErr_Clear();
+      return false;
+    }
+    to.push_back(value);
+  }
+  return true;
+}
+
 PyObject* empty_function_vectorcall(PyObject*, PyObject* const* argv, Py_ssize_t n) {
   HANDLE_TH_ERRORS
   std::vector<at::Tensor> tensors;
   tensors.reserve(static_cast<size_t>(n));
-  for (Py_ssize_t i = 0; i < n; i++) {
+  std::vector<int64_t> shape;
+  if (n < 2 || !unpack_sizes(argv[0], shape)) {
+    PyErr_SetString(PyExc_TypeError, "empty_function(shape, *tensors)");
+    return nullptr;
+  }
+  for (Py_ssize_t i = 1; i < n; i++) {
     if (!THPVariable_Check(argv[i])) {
-      PyErr_SetString(PyExc_TypeError, "empty_function(*tensors)");
+      PyErr_SetString(PyExc_TypeError, "empty_function(shape, *tensors)");
       return nullptr;
     }
     tensors.push_back(THPVariable_Unpack(argv[i]));
@@ -216,7 +234,7 @@ PyObject* empty_function_vectorcall(PyObject*, PyObject* const* argv, Py_ssize_t
   at::Tensor result;
   {
     py::gil_scoped_release release;
-    result = empty_function(tensors);
+    result = empty_function(tensors, shape);
   }
   return THPVariable_Wrap(std::move(result));
   END_HANDLE_TH_ERRORS
@@ -240,7 +258,7 @@ PyType_Spec call_spec = {"ortmod._C.Call", sizeof(CallObject), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, call_slots};
 PyMethodDef empty_function_def = {
     "empty_function", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&empty_function_vectorcall)),
-    METH_FASTCALL, "empty_function(*tensors): a C++ autograd Function that computes nothing, to measure against."};
+    METH_FASTCALL, "empty_function(shape, *tensors): a C++ autograd Function that computes nothing, to measure against."};
 
 }  // namespace
 
