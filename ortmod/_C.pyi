@@ -74,3 +74,55 @@ def operators() -> list[dict[str, Any]]: ...
 def newest_opset(domain: str = "") -> int: ...
 def register_gradient(domain: str, op: str, rule: bytes) -> None: ...
 def unregister_gradient(domain: str, op: str) -> None: ...
+
+class FitOptions:
+    epochs: int
+    batch: int
+    shuffle: bool
+    accumulate: int
+    validate_every: int
+    tol: float
+    patience: int
+    watch_validation: bool
+    keep_best: bool
+    least_rate: float
+
+class Trainer:
+    columns: list[tuple[str, _Type]]
+    weights: list[tuple[str, _Type]]
+    states: list[str]
+    buffers: list[str]
+    steps: list[tuple[str, bool]]
+    flat: bool
+    graph: Model
+    progress: dict[str, Any]
+    def __init__(
+        self,
+        model: Model,
+        weights: list[str],
+        update: Model,
+        schedule: Model,
+        *,
+        losses: list[tuple[Model, str]] = ...,
+        loss_output: str = "",
+        row_weights: str = "",
+        weighted: bool = False,
+        divide: bool = True,
+        penalties: list[tuple[Model, list[str]]] = ...,
+        arena: int = 0,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        report_norm: bool = False,
+        training: bool = True,
+        device: str = "cpu",
+    ) -> None: ...
+    def fit(
+        self, columns: list[torch.Tensor], validation: list[torch.Tensor], options: FitOptions, on_epoch: Any = None
+    ) -> tuple[list[dict[str, Any]], str, int]: ...
+    def step(self, columns: list[torch.Tensor], rate: float) -> float: ...
+    def loss(self, columns: list[torch.Tensor]) -> tuple[float, torch.Tensor | None]: ...
+    def outputs(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]: ...
+    def weight(self, name: str) -> torch.Tensor: ...
+    def set_weight(self, name: str, value: torch.Tensor) -> None: ...
+    def state(self, state: str, weight: str) -> torch.Tensor: ...
+    def tensors(self) -> dict[str, torch.Tensor]: ...

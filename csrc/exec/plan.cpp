@@ -34,7 +34,8 @@ void expand_without_kernel(Graph& g) {
 
 }  // namespace
 
-std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device) {
+std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
+                                 const std::vector<Donation>& donations) {
   // Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
   const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks | c10::functorch_transforms_ks |
                                                     c10::DispatchKeySet(c10::DispatchKey::Functionalize));
@@ -100,6 +101,8 @@ std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs,
     p->items_.push_back(std::move(item));
   }
   for (const Value* v : g.outputs) p->outputs_.push_back(id.at(v));
+  p->donors_.assign(p->outputs_.size(), -1);
+  for (const Donation& d : donations) p->donors_[d.output] = static_cast<int>(d.input);
   p->n_values_ = static_cast<size_t>(next);
   return p;
 }

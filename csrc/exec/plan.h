@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "exec/buffer.h"
@@ -34,8 +35,14 @@ class Plan : public std::enable_shared_from_this<Plan> {
     uint32_t wanted = 0;      // bit o: output o is declared
   };
 
+  /// An output that replaces an input's elements: both are bound to the same memory, and the output is computed in place where
+  /// every reader of the input has run by then (else it is copied at the end).
+  struct Donation {
+    size_t input, output;
+  };
   /// `n_outputs`: outputs that the caller receives; the rest of the graph's outputs are kept values.
-  static std::shared_ptr<Plan> make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device);
+  static std::shared_ptr<Plan> make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
+                                    const std::vector<Donation>& donations = {});
 
   const Graph& graph() const { return *graph_; }
   at::Device device() const { return device_; }
@@ -44,6 +51,8 @@ class Plan : public std::enable_shared_from_this<Plan> {
   size_t num_outputs() const { return n_outputs_; }
   size_t num_values() const { return n_values_; }
   const std::vector<int>& outputs() const { return outputs_; }  // values, kept ones last
+  /// The input whose memory output i replaces, or -1.
+  int donor(size_t i) const { return donors_[i]; }
   const Type& input_type(size_t i) const { return inputs_[i]->type; }
   const std::string& input_name(size_t i) const { return inputs_[i]->name; }
   int value_id(std::string_view name) const;
@@ -75,7 +84,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
   size_t n_outputs_ = 0, n_values_ = 0;
   std::vector<const Value*> inputs_;
   std::vector<Item> items_;
-  std::vector<int> outputs_;
+  std::vector<int> outputs_, donors_;
   std::unordered_map<std::string, int> ids_;
   std::vector<at::Tensor> constants_, host_constants_;
   std::vector<const Literal*> literals_;

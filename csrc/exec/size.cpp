@@ -3,6 +3,7 @@
 
 #include "exec/frame.h"
 #include "exec/plan.h"
+#include "ops/parts.h"
 
 namespace ortmod {
 namespace {
@@ -155,6 +156,9 @@ class Sizer {
   /// Views share the memory of what they view; a group lives in an output or kept place when a member is one.
   void find_roots() {
     root_.resize(u(n_));
+    at_.assign(u(n_), 0);
+    member_.assign(u(n_), false);
+    holds_pieces_.assign(u(n_), false);
     std::iota(root_.begin(), root_.end(), 0);
     home_.assign(u(n_), Home{});
     std::vector<int> wanted_output(u(n_), -1), wanted_kept(u(n_), -1);
@@ -169,7 +173,7 @@ class Sizer {
     const auto settle = [&](int root, int v) {  // may v live where root lives?
       const bool out = wanted_output[u(v)] >= 0, kept = wanted_kept[u(v)] >= 0 && !is_host(v);
       if (!out && !kept) return true;
-      if (is_input(root) || is_const(root)) return false;
+      if (is_input(root) || is_const(root) || bytes(root) != bytes(v)) return false;
       Home& h = home_[u(root)];
       if (out && kept) return false;
       if (h.output >= 0 || h.kept) return false;
@@ -189,11 +193,52 @@ class Sizer {
                             s_.types[u(src)].dtype == s_.types[u(v)].dtype && bytes(src) == bytes(v);
           if (same && settle(root_[u(src)], v)) {
             root_[u(v)] = root_[u(src)];
+            at_[u(v)] = at_[u(src)];
             continue;
           }
         }
         if (is_static(v)) settle_self(v, wanted_output, wanted_kept);
       }
+      if (executed_[k] && item.def->alias == kPiecesOfInput) view_pieces(item);
+      if (executed_[k] && item.def->alias == kPiecesOfOutput) join_pieces(item);
+    }
+  }
+
+  /// Outputs that nobody outside wants live inside the input.
+  void view_pieces(const Plan::Item& item) {
+    const int src = item.in[0];
+    if (!is_static(src)) return;
+    const auto fits = [&](int v) { return !needed_[u(v)] || (is_static(v) && home_[u(v)].output < 0 && !home_[u(v)].kept); };
+    const int n = static_cast<int>(item.node->outputs.size());
+    for (int o = 0; o < n; ++o)
+      if (!fits(item.first_out + o)) return;
+    int64_t at = at_[u(src)];
+    for (int v = item.first_out; v < item.first_out + n; ++v) {
+      root_[u(v)] = root_[u(src)];
+      at_[u(v)] = at;
+      at += bytes(v);
+    }
+  }
+
+  /// Inputs that have no other place are computed inside the output.
+  void join_pieces(const Plan::Item& item) {
+    const int p = item.first_out;
+    if (!is_static(p)) return;
+    int64_t at = 0;
+    for (int x : item.in) {
+      const int r = root_[u(x)];
+      const bool free = r != p && !is_input(r) && !is_const(r) && !is_host(r) && is_static(r) && !member_[u(r)] && home_[u(r)].output < 0 &&
+                        !home_[u(r)].kept && bytes(r) == bytes(x) && !holds_pieces_[u(r)];
+      if (free) {
+        for (int v = 0; v < n_; ++v)
+          if (root_[u(v)] == r) {
+            root_[u(v)] = p;
+            at_[u(v)] += at;
+          }
+        member_[u(r)] = true;
+        holds_pieces_[u(p)] = true;
+      }
+      at += bytes(x);
     }
   }
 
@@ -242,7 +287,11 @@ class Sizer {
   /// A place for the root value v that item k computes.
   void allocate(int v, int k) {
     const Home& h = home_[u(v)];
-    if (h.output >= 0) return assign(v, {p_.base_of_output(u(h.output)), 0});
+    if (h.output >= 0) {
+      const int donor = p_.donor(u(h.output));
+      if (donor < 0) return assign(v, {p_.base_of_output(u(h.output)), 0});
+      if (may_replace(donor, v, k)) return assign(v, {p_.base_of_input(u(donor)), 0});
+    }
     const int64_t b = aligned(bytes(v));
     if (h.kept) {
       assign(v, {kKept, s_.kept_bytes});
@@ -259,6 +308,17 @@ class Sizer {
       }
     }
     assign(v, {kScratch, alloc_.take(b)});
+  }
+
+  /// May item k write v over the elements of the input x? Nobody reads them later, and k itself only element by element.
+  bool may_replace(int x, int v, int k) const {
+    if (!is_static(x) || s_.types[u(x)].dims != s_.types[u(v)].dims || s_.types[u(x)].dtype != s_.types[u(v)].dtype) return false;
+    if (last_use_[u(x)] < k) return true;
+    const Plan::Item& item = p_.items()[u(k)];
+    if (last_use_[u(x)] > k || !item.def->inplace || v < item.first_out) return false;
+    for (int y : item.in)
+      if (y >= 0 && root_[u(y)] == x && (at_[u(y)] != 0 || s_.types[u(y)].dims != s_.types[u(v)].dims)) return false;
+    return true;
   }
 
   /// An input in scratch that nobody reads after item k, of v's size, read element by element.
@@ -297,10 +357,12 @@ class Sizer {
         all_static = false;
         any_data = true;
       } else if (root_[u(v)] != v) {
-        assign(v, s_.operands[u(root_[u(v)])]);
-        viewed = true;
+        const int r = root_[u(v)];
+        if (member_[u(v)] && s_.places[u(r)] == Place::kNone) allocate(r, k);
+        assign(v, {s_.operands[u(r)].index, s_.operands[u(r)].offset + at_[u(v)]});
+        (member_[u(v)] ? any_data : viewed) = true;
       } else {
-        allocate(v, k);
+        if (!holds_pieces_[u(v)] || s_.places[u(v)] == Place::kNone) allocate(v, k);
         any_data = any_data || bytes(v) > 0;
       }
     }
@@ -393,8 +455,8 @@ class Sizer {
       s_.slot_outputs.push_back(i);
       return;
     }
-    const Operand want{p_.base_of_output(u(i)), 0};
-    if (s_.operands[u(v)].index != want.index) push_copy_step(s_, v, i);
+    const int32_t at = s_.operands[u(v)].index, donor = p_.donor(u(i));
+    if (at != p_.base_of_output(u(i)) && !(donor >= 0 && at == p_.base_of_input(u(donor)))) push_copy_step(s_, v, i);
   }
 
   [[noreturn]] void keep_copy(int v) {
@@ -410,6 +472,8 @@ class Sizer {
   const int n_;
   std::vector<bool> host_known_, needed_, executed_;
   std::vector<int> root_, last_use_;
+  std::vector<int64_t> at_;           // bytes from the root's place
+  std::vector<bool> member_, holds_pieces_;  // computed inside another value's place; such a place
   std::vector<Home> home_;
   std::vector<bool> taken_over_, freed_;
   std::vector<StepList::Slot> slots_in_, slots_out_;

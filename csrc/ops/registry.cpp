@@ -49,6 +49,7 @@ struct Registry {
         fused_ops,
         fused_matmul_ops, fused_pointwise_ops,
         engine_ops,
+        parts_ops,
     };
     // clang-format on
     for (const auto make : kFamilies) tables.push_back(make());

@@ -42,5 +42,6 @@ OpTable fused_ops();
 OpTable fused_matmul_ops();
 OpTable fused_pointwise_ops();
 OpTable engine_ops();
+OpTable parts_ops();
 
 }  // namespace ortmod

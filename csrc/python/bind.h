@@ -29,5 +29,6 @@ void bind_graph(pybind11::module_& m);
 void bind_passes(pybind11::module_& m);
 void bind_exec(pybind11::module_& m);
 void bind_autograd(pybind11::module_& m);
+void bind_train(pybind11::module_& m);
 
 }  // namespace ortmod

@@ -61,4 +61,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   ortmod::bind_passes(m);
   ortmod::bind_exec(m);
   ortmod::bind_autograd(m);
+  ortmod::bind_train(m);
 }
