@@ -134,9 +134,8 @@ def measure_sizes(options: argparse.Namespace) -> list[dict[str, Any]]:
                 ratios.append(taken[0] / statistics.median(taken[1:]))
             row = {"case": TRANSFORMER.name, "what": "200 new sizes", "threads": threads, "contender": name}
             rows.append({**row, "microseconds": 1e6 * statistics.median(changed), "of_fixed_size": statistics.median(ratios)})
-            print(
-                f"{TRANSFORMER.name:34}200 new sizes  {threads:>2} threads  {name:20} median step {rows[-1]['of_fixed_size']:.2f} x fixed"
-            )
+            ratio = rows[-1]["of_fixed_size"]
+            print(f"{TRANSFORMER.name:34}200 new sizes  {threads:>2} threads  {name:20} {ratio:.2f} x fixed", flush=True)
     return rows
 
 
