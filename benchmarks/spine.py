@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import torch
 from measure import interleaved
 from models import CASES, CHAIN_WEIGHTS, Case, chain, export
@@ -187,7 +188,23 @@ def measure_building(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-SUITES = {"steps": measure_steps, "sizes": measure_sizes, "memory": measure_memory, "building": measure_building}
+def measure_list(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The loop over steps alone: chains of scalar additions, unfused when ORTMOD_DISABLE=fuse_pointwise is set."""
+    torch.set_num_threads(1)
+    rows = []
+    for nodes in (100, 200):
+        lines = [f"{'y' if i == nodes - 1 else f't{i}'} = Add({f't{i - 1}' if i else 'x'}, w)" for i in range(nodes)]
+        text = '<ir_version: 8, opset_import: ["": 17]> g (float[] x, float[] w) => (float[] y) {' + "\n".join(lines) + "}"
+        run = ortmod._C.Executable(ortmod._C.Model.from_bytes(onnx.parser.parse_model(text).SerializeToString()), [])
+        args = [torch.tensor(1.0), torch.tensor(2.0)]
+        steps = len(run.report(args, [], False)["steps"])
+        taken = statistics.median(run.time_steps(args, [], False, 10_000) for _ in range(options.repetitions))
+        rows.append({"case": f"{nodes} scalar Adds", "what": "step list", "steps": steps, "nanoseconds_a_step": taken / steps})
+        print(f"{nodes} scalar Adds in {steps} steps: {taken / steps:.2f} ns a step", flush=True)
+    return rows
+
+
+SUITES = {"list": measure_list, "steps": measure_steps, "sizes": measure_sizes, "memory": measure_memory, "building": measure_building}
 
 
 def main() -> None:

@@ -121,7 +121,8 @@ Executable::Forward Executable::forward(at::TensorList args, PlanPair& pair) {
 }
 
 std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
-                                             at::TensorList grads, at::IntArrayRef arg_dims, bool /*may_overwrite*/) {
+                                             at::TensorList grads, at::IntArrayRef arg_dims, bool /*may_overwrite*/,
+                                             const std::function<void(const Sizes&, Frame&)>* once_more) {
   std::vector<at::Tensor> result(num_args());
   if (!pair.differentiable()) return result;
   at::Device device(at::kCPU);
@@ -182,6 +183,7 @@ std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList save
     }
   }
   std::vector<at::Tensor> out = run_plan(*s, f, nullptr);
+  if (once_more) (*once_more)(*s, *f);
   if (has_slots(*s)) drop_slots(*s, f);
   f.end();
   const std::vector<int>& reached = pair.saved().reached;

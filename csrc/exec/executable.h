@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -11,7 +12,9 @@
 
 namespace ortmod {
 
+class Frame;
 class PlanPair;
+struct Sizes;
 
 /// What distinguishes the graphs that a call needs: which arguments want gradients, and train or eval.
 struct Mode {
@@ -65,8 +68,10 @@ class Executable : public std::enable_shared_from_this<Executable> {
                                    at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite) {
     return backward(*plans(mode), saved_args, saved_outputs, kept, grads, arg_dims, may_overwrite);
   }
+  /// `once_more`, for measurements, gets the bound frame when all is done.
   std::vector<at::Tensor> backward(PlanPair& plans, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
-                                   at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite);
+                                   at::TensorList grads, at::IntArrayRef arg_dims, bool may_overwrite,
+                                   const std::function<void(const Sizes&, Frame&)>* once_more = nullptr);
 
   /// Double backward: the joint graph (forward and backward in one) as an Executable whose arguments are this one's arguments and one
   /// gradient per output in Saved::seeds, and whose outputs are the gradients of Saved::reached, in order.
@@ -93,8 +98,8 @@ class Executable : public std::enable_shared_from_this<Executable> {
     std::string forward_text, backward_text;  // the optimised graphs
   };
   Report report(at::TensorList args, const Mode& mode);
-  /// Nanoseconds of one pass over the forward steps of a call with these arguments, nothing else (mean of `repeats`).
-  double time_steps(at::TensorList args, const Mode& mode, int64_t repeats);
+  /// Nanoseconds of one pass over the forward or the backward steps of a call with these arguments, nothing else (mean of `repeats`).
+  double time_steps(at::TensorList args, const Mode& mode, int64_t repeats, bool backward = false);
 
   /// A registered number by which dispatcher ops name this executable, and back (ModelError when it is gone). It depends on the content
   /// of the graph only (compiled artefacts keep it); joint() derives its own from this one's and the mode.
