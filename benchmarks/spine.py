@@ -204,7 +204,13 @@ def measure_list(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-SUITES = {"list": measure_list, "steps": measure_steps, "sizes": measure_sizes, "memory": measure_memory, "building": measure_building}
+SUITES = {
+    "list": measure_list,
+    "steps": measure_steps,
+    "sizes": measure_sizes,
+    "memory": measure_memory,
+    "building": measure_building,
+}
 
 
 def main() -> None:
