@@ -13,9 +13,6 @@ from ortmod._model import ONNX_TO_TORCH, load
 
 GRADIENT_NAMES = "ortmod.gradient_names"
 
-_SCATTERED = {"Gather", "GatherND", "GatherElements"}  # their gradients add by index: cheap from this opset on
-_SCATTER_ADD = 16
-
 
 def build_gradient(
     model: Any,
@@ -51,18 +48,21 @@ def build_gradient(
     """
     if unreachable not in ("error", "zero"):
         raise GradientError(f"[differentiate] unreachable: got {unreachable!r}, expected 'error' or 'zero'")
-    graph = _at_opset(model, opset)
-    if training != "keep":
-        graph = graph.with_training(bool(training))
+    base = load(model)
+    if not isinstance(opset, str):
+        base = _at_opset(base, opset)
+    graph = _in_mode(base, training)
     names = _names(wrt, "wrt") if wrt is not None else [c["name"] for c in graph.choices() if c["trainable"]]
     if not names:
         raise GradientError("[differentiate] wrt: the model has no weight that trains by default; name weights or inputs in wrt=")
     _check_names(graph, names)
     options = _C.GradientOptions(names, _names(outputs, "outputs") if outputs is not None else [], unreachable == "zero")
+    if isinstance(opset, str):
+        graph = _upgraded(base, training, options, opset)
     finish = _with_functions if functions else (lambda g: _proto(g.expanded()))
     if split:
-        forward, backward, kept, reads, gradients = graph.split(options)
-        found = dict(gradients)
+        forward, backward, kept, reads, seeds, gradients = graph.split(options)
+        found = {**dict(seeds), **dict(gradients)}
         return _noted(finish(forward), kept=kept), _noted(finish(backward), found, kept=kept, reads=reads)
     joint, seeds, gradients = graph.differentiate(options)
     return _noted(finish(joint), {**dict(seeds), **dict(gradients)})
@@ -123,25 +123,34 @@ def _noted(proto: onnx.ModelProto, gradients: dict[str, str] | None = None, **li
     return proto
 
 
-def _at_opset(model: Any, opset: str | int) -> _C.Model:
-    graph = load(model)
-    current = graph.opsets.get("", 0)
-    costly = current < _SCATTER_ADD and any(node["op"] in _SCATTERED and not node["domain"] for node in graph.nodes())
-    if opset == "keep":
-        if costly:
+def _in_mode(graph: _C.Model, training: bool | str) -> _C.Model:
+    return graph if training == "keep" else graph.with_training(bool(training))
+
+
+def _upgraded(base: _C.Model, training: bool | str, options: _C.GradientOptions, opset: str) -> _C.Model:
+    """The graph in the lowest opset in which no gradient has an old form; "keep": as it is, with a warning of what they cost."""
+    if opset not in ("keep", "upgrade"):
+        raise ModelError(f"[import] opset: got {opset!r}, expected 'keep', 'upgrade' or a number")
+    graph = _in_mode(base, training)
+    while forms := graph.old_forms(options):
+        target = max(needed for _, needed, _ in forms)
+        if opset == "keep":
+            nodes = list(dict.fromkeys(node for node, _, _ in forms))
+            costs = dict.fromkeys(cost for _, _, cost in forms)
+            some = ", ".join(nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
             warnings.warn(
-                f"at opset {current} the gradient of Gather is a product with a one-hot matrix, which costs time and memory; "
-                f"opset='upgrade' raises the model to opset {_SCATTER_ADD}, which can add by index",
+                f"at opset {graph.opsets.get('', 0)} the gradients of {some} take {'; '.join(costs)}; "
+                f"opset='upgrade' raises the model to opset {target}",
                 stacklevel=3,
             )
-        return graph
-    if opset == "upgrade":
-        target = _SCATTER_ADD if costly else current
-    elif isinstance(opset, int):
-        target = opset
-    else:
-        raise ModelError(f"[import] opset: got {opset!r}, expected 'keep', 'upgrade' or a number")
-    return graph if target == current else _converted(graph, target)
+            return graph
+        base = _converted(base, target)
+        graph = _in_mode(base, training)
+    return graph
+
+
+def _at_opset(graph: _C.Model, target: int) -> _C.Model:
+    return graph if target == graph.opsets.get("", 0) else _converted(graph, target)
 
 
 def _converted(graph: _C.Model, target: int) -> _C.Model:

@@ -89,7 +89,7 @@ def test_taken_names_and_second_application():
     built = ortmod.build_gradient(model, wrt=["x"])
     names = json.loads({p.key: p.value for p in built.metadata_props}["ortmod.gradient_names"])
     gradient = names["x"]
-    assert names["y"] == "y_grad" and gradient.startswith("x_grad_")
+    assert names == {"y": "y_grad", "x": "x_grad_2"}
     assert built.graph.output[1].name == gradient
     twice = ortmod.build_gradient(built, wrt=["x"], outputs=[gradient])
     x, g, dy, ddx = (torch.randn(3, dtype=torch.float64) for _ in range(4))
@@ -97,8 +97,29 @@ def test_taken_names_and_second_application():
     (first,) = torch.autograd.grad(torch.tanh(v * g), v, dy, create_graph=True)
     (second,) = torch.autograd.grad(first, v, ddx)
     names = json.loads({p.key: p.value for p in twice.metadata_props}["ortmod.gradient_names"])
+    assert names == {"x_grad_2": "x_grad_2_grad", "x": "x_grad_3"}
     feeds = {"x": x, "x_grad": g, "y_grad": dy, names[gradient]: ddx}
     nets.close(torch.from_numpy(run(twice, {k: t.numpy() for k, t in feeds.items()})[names["x"]]), second)
+
+
+def test_taken_names_count_up():
+    """Of inner values, inputs and output gradients; sums of several parts take the name, not its parts."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (double[n] x, double[n] x_grad_2, double[n] y_grad) => (double[n] y)
+    { x_grad = Exp(x)  a = Mul(x_grad, x)  b = Mul(a, x)  c = Mul(b, x_grad_2)  y = Mul(c, y_grad) }"""
+    model = nets.parse(text)
+    built = ortmod.build_gradient(model, wrt=["x", "y_grad"])
+    names = json.loads({p.key: p.value for p in built.metadata_props}["ortmod.gradient_names"])
+    assert names == {"y": "y_grad_2", "x": "x_grad_3", "y_grad": "y_grad_grad"}
+    assert [o.name for o in built.graph.output] == ["y", "x_grad_3", "y_grad_grad"]
+    x, g, k, dy = (torch.randn(3, dtype=torch.float64) for _ in range(4))
+    v = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(v.exp() * v * v * g * k, v, dy)
+    found = run(built, {"x": x, "x_grad_2": g, "y_grad": k, "y_grad_2": dy})
+    nets.close(torch.from_numpy(found["x_grad_3"]), wanted)
+    _, backward = ortmod.build_gradient(model, wrt=["x"], split=True)
+    names = json.loads({p.key: p.value for p in backward.metadata_props}["ortmod.gradient_names"])
+    assert names == {"y": "y_grad_2", "x": "x_grad_3"} and backward.graph.input[0].name == "y_grad_2"
 
 
 def test_unreachable():
@@ -155,6 +176,54 @@ def test_opsets():
         np.testing.assert_array_equal(run(built, {"ids": ids, "y_grad": dy})["table_grad"], wanted)
     with pytest.raises(ortmod.ModelError, match="opset"):
         ortmod.build_gradient(model, opset=999)
+
+
+PICK = np.array([[1, 0, 1], [3, 1, 1]])
+UPGRADES = {
+    # name: (opset, inputs, nodes, feeds besides x, torch, the opset with the cheap form, what the old form does)
+    "GatherElements": (13, "float[4, 3] x, int64[2, 3] i", "y = GatherElements <axis = 0> (x, i)", {"i": PICK},
+                       lambda x, i: x.gather(0, i), 16, "one-hot"),
+    "GatherND": (12, "float[4, 3] x, int64[2, 3, 1] i", "y = GatherND (x, i)", {"i": PICK[..., None]},
+                 lambda x, i: x[i[..., 0]], 16, "one-hot"),
+    "MaxPool": (11, "float[1, 2, 6, 6] x", "y = MaxPool <kernel_shape = [3, 3]> (x)", {},
+                lambda x: torch.nn.functional.max_pool2d(x, 3, 1), 16, "transposed convolution"),
+    "Scatter": (9, "float[4, 3] x, int64[2, 3] i, float[2, 3] u", "y = Scatter <axis = 0> (x, i, u)",
+                {"i": np.array([[1, 0, 1], [3, 1, 2]]), "u": np.ones((2, 3), np.float32)},
+                lambda x, i, u: x.scatter(0, i, u), 11, "GatherElements"),
+    "Slice": (10, "float[n, 3] x", "y = Slice (x, one, far, zero)", {}, lambda x: x[1:], 12, "joined"),
+    "Pad": (12, "float[3, 2] x, int64[4] p", 'y = Pad <mode = "reflect"> (x, p)', {"p": np.array([1, 0, 0, 1])},
+            lambda x, p: torch.nn.functional.pad(x[None], (0, 1, 1, 0), "reflect")[0], 16, None),
+    "Tanh": (7, "float[3] x", "y = Tanh (x)", {}, torch.tanh, 7, None),
+    "two": (11, "float[n, 3] x, int64[3] i", "g = Gather (x, i) y = Slice (g, one, far, zero)", {"i": np.array([2, 1, 1])},
+            lambda x, i: x[i][1:], 16, "one-hot"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPGRADES)
+def test_upgrade_finds_the_lowest_opset_of_cheap_forms(name):
+    """Of every rule that has an old form; what is written is right in both opsets."""
+    opset, inputs, nodes, others, function, best, cost = UPGRADES[name]
+    constants = "<int64[1] zero = {0}, int64[1] one = {1}, int64[1] far = {9223372036854775807}>"
+    model = nets.parse(f'<ir_version: 7, opset_import: ["": {opset}]> net ({inputs}) => (float[] y) {constants} {{ {nodes} }}')
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    wrt = ["x", "u"] if "u" in others else ["x"]
+    built = ortmod.build_gradient(model, wrt=wrt, opset="upgrade")
+    assert built.opset_import[0].version == best
+    shape = [d.dim_value or 4 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    tensors = {"x": torch.randn(shape), **{k: torch.from_numpy(v) for k, v in others.items()}}
+    leaves = [tensors[k].requires_grad_() for k in wrt]
+    y = function(*tensors.values())
+    dy = torch.randn_like(y)
+    wanted = torch.autograd.grad(y, leaves, dy)
+    versions = [built]
+    if cost:
+        with pytest.warns(UserWarning, match=cost):
+            versions.append(ortmod.build_gradient(model, wrt=wrt))
+        assert versions[1].opset_import[0].version == opset
+    for version in versions:
+        found = run(version, {k: t.detach() for k, t in tensors.items()} | {"y_grad": dy})
+        for name, gradient in zip(wrt, wanted, strict=True):
+            nets.close(torch.from_numpy(found[f"{name}_grad"]), gradient)
 
 
 def test_deterministic_bytes(net):

@@ -136,6 +136,7 @@ class Reverse {
     if (!has_dy) return;
     const OpDef* def = find_op(n);
     const Grad rule(n, b_, std::move(dy), needs);
+    report_rules_of(n);
     const auto custom = custom_gradient(n.op);
     const Grads grads = custom ? apply_custom(*custom, rule) : def->grad(rule);
     for (size_t i = 0; i < grads.size(); ++i) {
@@ -262,7 +263,31 @@ std::vector<Value*> resolve_outputs(const Graph& g, const std::vector<std::strin
   return r;
 }
 
+/// `want`, or with _2, _3, ... when a value of the model has that name; parts of gradients give theirs away.
+void name_gradient(Graph& g, Value* v, const std::string& want, const Flags& taken) {
+  std::string name = want;
+  for (int k = 2;; ++k) {
+    Value* other = g.find(name);
+    if (other == v) return;
+    const bool part = other && other->producer && other->producer->origin == Origin::kGradient && !taken.contains(other);
+    if (part) g.rename(other, want + "_part");
+    if (part || !other) return g.rename(v, name);
+    name = want + "_" + std::to_string(k);
+  }
+}
+
 }  // namespace
+
+std::vector<OldForm> old_forms(const Graph& g, const GradientOptions& options) {
+  OldForms found;
+  try {
+    const Joint j = differentiate(g, options);
+    expand_bodies(*j.graph);
+  } catch (const Error&) {
+    if (found.list.empty()) throw;
+  }
+  return std::move(found.list);
+}
 
 Joint differentiate(const Graph& base, const GradientOptions& options) {
   Joint j;
@@ -302,12 +327,7 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
       d = zeros_like(reverse.builder().wrap(wrt[i]));
     }
     if (taken.contains(d.value()) || !d.value()->producer) d = unary("Identity", d);
-    const std::string want = wrt[i]->name + "_grad";
-    if (d.value()->name != want) {
-      if (Value* other = g.find(want); other && other->producer && other->producer->origin == Origin::kGradient && !taken.contains(other))
-        g.rename(other, other->name + "_part");
-      g.rename(d.value(), want);
-    }
+    name_gradient(g, d.value(), wrt[i]->name + "_grad", taken);
     taken.insert(d.value());
     j.wrt.push_back(options.wrt[i]);
     j.grads.push_back(d.value());

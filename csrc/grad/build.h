@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "ops/old_form.h"
 
 namespace ortmod {
 
@@ -25,6 +26,9 @@ struct Joint {
   std::vector<Value*> grads;         // gradient outputs, in the order of wrt
 };
 Joint differentiate(const Graph& g, const GradientOptions& options);
+
+/// Gradients that a later opset than the graph's has in a cheaper form, or at all; in the order of the reverse walk.
+std::vector<OldForm> old_forms(const Graph& g, const GradientOptions& options);
 
 /// Forward and backward cut from a joint graph.
 struct Split {

@@ -7,6 +7,7 @@ namespace ortmod {
 bool expand_node(Graph& g, Node* n) {
   const OpDef* def = find_op(*n);
   if (!def || !def->body) return false;
+  report_rules_of(*n);
   Builder b(g, infer_node, n->origin);
   b.set_source(n->source.empty() ? n->name : n->source);
   Grad view(*n, b, {}, {});

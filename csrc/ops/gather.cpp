@@ -6,6 +6,7 @@
 #include "ops/bind_copy.h"
 #include "ops/index_kernels.h"
 #include "ops/indexing.h"
+#include "ops/old_form.h"
 #include "ops/registry.h"
 
 namespace ortmod {
@@ -147,6 +148,7 @@ Grads gather_elements_grad_body(const Grad& g) {
     return {b.op("ScatterElements", {zeros_like(x), g.x(1), dy}, {{"axis", a}, {"reduction", std::string("add")}})};
   if (b.opset() >= 9 && unique)
     return {b.op(b.opset() >= 11 ? "ScatterElements" : "Scatter", {zeros_like(x), g.x(1), dy}, {{"axis", a}})};
+  cheaper_from(unique ? 9 : 16, "a sum over one-hot masks in place of additions by index");
   // sum over the picks m of [index_m = j] dy_m; the other axes of the indices may be shorter than those of x
   const Expr hot = one_hot(g.x(1), dim(x, a), a, dy.dtype());
   const Expr y = reduce_sum(hot * unsqueeze(dy, {a}), {a + 1}, false);

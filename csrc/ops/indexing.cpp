@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ops/old_form.h"
+
 namespace ortmod {
 
 const std::vector<int64_t>* list_attr(const Node& n, std::string_view key) {
@@ -84,6 +86,7 @@ std::optional<std::vector<int64_t>> known_ints(Expr e) {
 }
 
 [[noreturn]] void too_old(const Builder& b, const std::string& what, int opset) {
+  cheaper_from(opset, what + " at run time");
   fail(ErrorKind::kGradient, "differentiate",
        what + " at run time needs opset " + std::to_string(opset) + ": got " + std::to_string(b.opset()) +
            "; use opset=\"upgrade\"");
@@ -100,13 +103,17 @@ Expr iota(Expr n) {
     return b.ints(r);
   }
   if (b.opset() < 9) too_old(b, "counting to a size known", 9);
+  cheaper_from(11, "a search for the elements that are not zero in place of a range");
   const Expr ones = b.op("ConstantOfShape", {n}, {{"value", Literal::scalar(DType::kInt64, 1, Dims{1})}});
   return squeeze(b.op("NonZero", {ones}), {0});
 }
 
 Expr cut(Expr x, Expr offset, Expr count, int64_t axis) {
   Builder& b = x.builder();
-  if (b.opset() < 10) return gather(x, offset ? iota(count) + offset : iota(count), axis);
+  if (b.opset() < 10) {
+    cheaper_from(10, "Gather in place of Slice");
+    return gather(x, offset ? iota(count) + offset : iota(count), axis);
+  }
   return slice(x, offset ? offset : b.ints({0}), offset ? offset + count : count, b.ints({axis}));
 }
 
@@ -132,6 +139,7 @@ Expr scatter_rows(Expr indices, Expr updates, Expr shape) {
   if (b.opset() >= 16)
     return b.op("ScatterND", {zeros(shape, updates.dtype()), unsqueeze(i, {i.rank()}), updates},
                 {{"reduction", std::string("add")}});
+  cheaper_from(16, "a product with a one-hot matrix in place of additions by index");
   const int64_t q = i.rank();
   const Expr n = slice(shape, {0}, {1}, {0});
   const Expr hot = one_hot(flatten_all(i), n, 0, updates.dtype());

@@ -6,6 +6,7 @@
 
 #include "ops/indexing.h"
 #include "ops/kernel.h"
+#include "ops/old_form.h"
 #include "ops/registry.h"
 
 namespace ortmod {
@@ -282,9 +283,11 @@ Grads pad_grad_body(const Grad& g) {
     }
     return {r};
   }
-  if (b.opset() < 16)
+  if (b.opset() < 16) {
+    cheaper_from(16, "no way to add at pads that are negative, wider than the axis or computed at run time");
     g.fail("pads that are negative, wider than the axis or computed at run time need opset 16",
            "use opset=\"upgrade\"");
+  }
   const Expr all = shape(x);
   std::vector<Expr> in = {index_image(all), g.x(2)};
   if (g.has_x(3)) in.insert(in.end(), {Expr(), g.x(3)});

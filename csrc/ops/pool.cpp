@@ -11,6 +11,7 @@
 #include "ops/conv.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
+#include "ops/old_form.h"
 #include "ops/pool.h"
 #include "ops/registry.h"
 
@@ -180,6 +181,7 @@ Grads max_pool_grad_body(const Grad& g) {
                           {{"axis", int64_t{0}}, {"reduction", std::string("add")}});
     return {reshape_exactly(sum, x_shape)};
   }
+  cheaper_from(16, "masks and a transposed convolution in place of additions by index");
   const Window w = pool_window(g.node(), rank - 2);
   const Expr in = spatial(x_shape, rank), out = spatial(shape(dy), rank), before = before_of(b, w, in, out);
   const size_t n = static_cast<size_t>(w.n);

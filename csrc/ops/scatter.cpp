@@ -5,6 +5,7 @@
 
 #include "ops/index_kernels.h"
 #include "ops/indexing.h"
+#include "ops/old_form.h"
 #include "ops/registry.h"
 
 namespace ortmod {
@@ -170,6 +171,7 @@ Grads scatter_elements_grad(const Grad& g) {
   const int64_t a = g.attr("axis", 0) < 0 ? g.attr("axis", 0) + g.rank() : g.attr("axis", 0);
   if (g.needs(0)) r[0] = b.op("Scatter", {g.dy(), g.x(1), zeros_like(g.x(2))}, axis);
   if (!g.needs(2)) return r;
+  cheaper_from(11, "a sum over one-hot masks in place of GatherElements");
   // no GatherElements before opset 11: sum over j of [index = j] dy_j, dy cut to the other axes of the indices
   Expr dy = g.dy();
   for (int64_t i = 0; i < g.rank(); ++i) {

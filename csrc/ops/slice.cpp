@@ -6,6 +6,7 @@
 #include "ops/bind_copy.h"
 #include "ops/indexing.h"
 #include "ops/kernel.h"
+#include "ops/old_form.h"
 #include "ops/registry.h"
 
 namespace ortmod {
@@ -287,9 +288,13 @@ Grads slice_grad_body(const Grad& g) {
       if (std::all_of(pads.begin(), pads.end(), [](int64_t p) { return p == 0; })) return {dy};
       return {b.opset() >= 11 ? b.op("Pad", {dy, b.ints(pads)}) : b.op("Pad", {dy}, {{"pads", pads}})};
     }
-    if (b.opset() < 9 || (ordered && b.opset() < 12)) return {join_zeros(dy, x, *k)};
+    if (b.opset() < 9 || (ordered && b.opset() < 12)) {
+      cheaper_from(12, "zeros joined axis by axis in place of Pad");
+      return {join_zeros(dy, x, *k)};
+    }
   }
   if (k && k->unit && b.opset() >= 12) return {pad_zeros(g, *k)};
+  if (k && k->unit) cheaper_from(12, "writing by index in place of Pad");
   const Expr all = shape(x), image = index_image(all);
   Expr picked;
   if (g.node().has("starts")) {

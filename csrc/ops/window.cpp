@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "ops/attrs.h"
+#include "ops/old_form.h"
 
 namespace ortmod {
 namespace {
@@ -188,10 +189,12 @@ Expr pad_by(Expr x, Expr before, Expr after) {
     if (b.opset() < 11) return b.op("Pad", {x}, {{"pads", p}});
     return b.op("Pad", {x, b.ints(p)});
   }
-  if (b.opset() < 11)
+  if (b.opset() < 11) {
+    cheaper_from(11, "no padding by sizes that are known at run time only");
     fail(ErrorKind::kGradient, "build",
          "padding by sizes that are known at run time only needs opset 11: got " + std::to_string(b.opset()) +
              "; declare the sizes of the inputs or use opset=\"upgrade\"");
+  }
   const Expr none = b.ints({0, 0});
   return b.op("Pad", {x, concat({none, before, none, after}, 0)});
 }

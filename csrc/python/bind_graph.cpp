@@ -136,7 +136,13 @@ py::tuple split_of(const Model& m, const GradientOptions& options) {
   for (const Value* w : m.graph->weights)
     if (std::find(options.wrt.begin(), options.wrt.end(), w->name) != options.wrt.end()) weights.push_back(w->name);
   Split s = split(j, weights);
-  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, gradient_names(j));
+  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, seed_names(j), gradient_names(j));
+}
+
+py::list old_forms_of(const Model& m, const GradientOptions& options) {
+  py::list r;
+  for (const OldForm& f : old_forms(*m.graph, options)) r.append(py::make_tuple(f.node, f.opset, f.cost));
+  return r;
 }
 
 Model expanded(const Model& m) {
@@ -288,6 +294,7 @@ void bind_graph(py::module_& m) {
       .def_property_readonly("modal", [](const Model& m) { return is_modal(*m.graph); })
       .def("differentiate", &joint_of)
       .def("split", &split_of)
+      .def("old_forms", &old_forms_of)
       .def(
           "to_bytes",
           [](const Model& m, const std::map<std::string, at::Tensor>& weights) {
