@@ -16,7 +16,8 @@ std::vector<std::vector<int64_t>> shapes_of(const Node& n) {
   const auto list = int_list(n, "shapes");
   for (size_t i = 0; i < list.size();) {
     const auto rank = static_cast<size_t>(list[i++]);
-    if (list[i - 1] < 0 || i + rank > list.size()) fail(ErrorKind::kModel, "model", "the attribute shapes must list rank and dims of each piece", n);
+    if (list[i - 1] < 0 || i + rank > list.size())
+      fail(ErrorKind::kModel, "model", "the attribute shapes must list rank and dims of each piece", n);
     r.emplace_back(list.begin() + static_cast<std::ptrdiff_t>(i), list.begin() + static_cast<std::ptrdiff_t>(i + rank));
     i += rank;
   }
@@ -31,14 +32,17 @@ int64_t count(const std::vector<int64_t>& dims) {
 
 void infer_unpack(Infer& c) {
   const auto shapes = shapes_of(c.node);
-  if (shapes.size() != c.num_out()) c.fail("the attribute shapes has another number of pieces than the node has outputs");
+  if (shapes.size() != c.num_out())
+    c.fail("the attribute shapes has another number of pieces than the node has outputs");
   int64_t total = 0;
   for (size_t o = 0; o < shapes.size(); ++o) {
     c.out(o, c.dtype(0), Dims(shapes[o].begin(), shapes[o].end()));
     total += count(shapes[o]);
   }
   if (c.ranked(0) && (c.rank(0) != 1 || differ(c.dims(0)[0], total)))
-    c.fail("the pieces do not make up the input: got " + to_string(c.dims(0)) + ", expected " + std::to_string(total) + " elements", 0);
+    c.fail("the pieces do not make up the input: got " + to_string(c.dims(0)) + ", expected " + std::to_string(total) +
+               " elements",
+           0);
 }
 
 void infer_pack(Infer& c) {
@@ -59,7 +63,8 @@ Kernel unpack_kernel(const Node& n) {
     for (size_t o = 0; o < shapes.size(); ++o) {
       const int64_t size = count(shapes[o]);
       const at::Tensor piece = c.in(0).narrow(0, at, size).view(shapes[o]);
-      if (c.wants(o) && c.out(o).unsafeGetTensorImpl() && !(c.out(o).numel() == size && c.out(o).const_data_ptr() == piece.const_data_ptr()))
+      if (c.wants(o) && c.out(o).unsafeGetTensorImpl() &&
+          !(c.out(o).numel() == size && c.out(o).const_data_ptr() == piece.const_data_ptr()))
         c.set(o, piece.clone());
       at += size;
     }
@@ -86,7 +91,9 @@ struct CopyArgs {
   size_t bytes;
 };
 
-void run_copy(const CopyArgs& a, char* const* base) { std::memcpy(a.to.ptr<char>(base), a.from.ptr<char>(base), a.bytes); }
+void run_copy(const CopyArgs& a, char* const* base) {
+  std::memcpy(a.to.ptr<char>(base), a.from.ptr<char>(base), a.bytes);
+}
 
 void emit_copy(Bind& b, Operand from, Operand to, int64_t bytes) {
   if (from.index == to.index && from.offset == to.offset) return;
@@ -119,7 +126,8 @@ Grads unpack_body(const Grad& g) {
   int64_t at = 0;
   for (const auto& shape : shapes_of(g.node())) {
     const int64_t size = count(shape);
-    r.push_back(reshape(slice(g.x(), std::vector<int64_t>{at}, std::vector<int64_t>{at + size}, std::vector<int64_t>{0}), shape));
+    r.push_back(reshape(
+        slice(g.x(), std::vector<int64_t>{at}, std::vector<int64_t>{at + size}, std::vector<int64_t>{0}), shape));
     at += size;
   }
   return r;

@@ -66,8 +66,8 @@ class Callbacks {
   std::unique_ptr<py::error_already_set> error_;
 };
 
-py::tuple fit(Trainer& t, const std::vector<at::Tensor>& columns, const std::vector<at::Tensor>& validation, const FitOptions& options,
-              const py::object& on_epoch) {
+py::tuple fit(Trainer& t, const std::vector<at::Tensor>& columns, const std::vector<at::Tensor>& validation,
+              const FitOptions& options, const py::object& on_epoch) {
   Callbacks callbacks(on_epoch);
   Trainer::OnEpoch epoch;
   if (!on_epoch.is_none()) epoch = [&](const EpochReport& r) { return callbacks.on_epoch(r); };
@@ -132,35 +132,38 @@ void bind_train(py::module_& m) {
       .def_readwrite("keep_best", &FitOptions::keep_best)
       .def_readwrite("least_rate", &FitOptions::least_rate);
   py::class_<Trainer, std::shared_ptr<Trainer>>(m, "Trainer")
-      .def(py::init([](const Model& model, const std::vector<std::string>& weights, const Model& update, const Model& schedule,
-                       const std::vector<std::pair<Model, std::string>>& losses, const std::string& loss_output, const std::string& row_weights,
-                       bool weighted, bool divide, const std::vector<std::pair<Model, std::vector<std::string>>>& penalties, int arena,
-                       double clip_norm, double clip_value, bool report_norm, bool training, const std::string& device) {
-             TrainerSpec s;
-             s.step.model = model.graph;
-             s.step.weights = weights;
-             for (const auto& [graph, output] : losses) s.step.losses.push_back({graph.graph, output});
-             s.step.loss_output = loss_output;
-             s.step.row_weights = row_weights;
-             s.step.weighted = weighted;
-             s.step.divide = divide;
-             for (const auto& [graph, names] : penalties) s.step.penalties.push_back({graph.graph, names});
-             s.step.update = update.graph;
-             s.step.arena = static_cast<DType>(arena);
-             s.step.clip_norm = clip_norm;
-             s.step.clip_value = clip_value;
-             s.step.report_norm = report_norm;
-             s.step.training = training;
-             s.schedule = schedule.graph;
-             s.device = at::Device(device);
-             py::gil_scoped_release release;
-             return std::make_shared<Trainer>(std::move(s));
-           }),
-           py::arg("model"), py::arg("weights"), py::arg("update"), py::arg("schedule"), py::kw_only(),
-           py::arg("losses") = std::vector<std::pair<Model, std::string>>{}, py::arg("loss_output") = "", py::arg("row_weights") = "",
-           py::arg("weighted") = false, py::arg("divide") = true,
-           py::arg("penalties") = std::vector<std::pair<Model, std::vector<std::string>>>{}, py::arg("arena") = 0, py::arg("clip_norm") = 0.0,
-           py::arg("clip_value") = 0.0, py::arg("report_norm") = false, py::arg("training") = true, py::arg("device") = "cpu")
+      .def(
+          py::init([](const Model& model, const std::vector<std::string>& weights, const Model& update,
+                      const Model& schedule, const std::vector<std::pair<Model, std::string>>& losses,
+                      const std::string& loss_output, const std::string& row_weights, bool weighted, bool divide,
+                      const std::vector<std::pair<Model, std::vector<std::string>>>& penalties, int arena,
+                      double clip_norm, double clip_value, bool report_norm, bool training, const std::string& device) {
+            TrainerSpec s;
+            s.step.model = model.graph;
+            s.step.weights = weights;
+            for (const auto& [graph, output] : losses) s.step.losses.push_back({graph.graph, output});
+            s.step.loss_output = loss_output;
+            s.step.row_weights = row_weights;
+            s.step.weighted = weighted;
+            s.step.divide = divide;
+            for (const auto& [graph, names] : penalties) s.step.penalties.push_back({graph.graph, names});
+            s.step.update = update.graph;
+            s.step.arena = static_cast<DType>(arena);
+            s.step.clip_norm = clip_norm;
+            s.step.clip_value = clip_value;
+            s.step.report_norm = report_norm;
+            s.step.training = training;
+            s.schedule = schedule.graph;
+            s.device = at::Device(device);
+            py::gil_scoped_release release;
+            return std::make_shared<Trainer>(std::move(s));
+          }),
+          py::arg("model"), py::arg("weights"), py::arg("update"), py::arg("schedule"), py::kw_only(),
+          py::arg("losses") = std::vector<std::pair<Model, std::string>>{}, py::arg("loss_output") = "",
+          py::arg("row_weights") = "", py::arg("weighted") = false, py::arg("divide") = true,
+          py::arg("penalties") = std::vector<std::pair<Model, std::vector<std::string>>>{}, py::arg("arena") = 0,
+          py::arg("clip_norm") = 0.0, py::arg("clip_value") = 0.0, py::arg("report_norm") = false,
+          py::arg("training") = true, py::arg("device") = "cpu")
       .def("fit", &fit, py::arg("columns"), py::arg("validation"), py::arg("options"), py::arg("on_epoch") = py::none())
       .def("step", &Trainer::step, py::call_guard<py::gil_scoped_release>())
       .def("loss",
@@ -191,7 +194,8 @@ void bind_train(py::module_& m) {
       .def_property("progress", &progress_of, &set_progress)
       .def_property_readonly("flat", &Trainer::flat)
       .def_property_readonly("steps", &Trainer::steps)
-      .def_property_readonly("graph", [](const Trainer& t) { return Model{std::shared_ptr<const Graph>(t.graph().clone())}; });
+      .def_property_readonly("graph",
+                             [](const Trainer& t) { return Model{std::shared_ptr<const Graph>(t.graph().clone())}; });
 }
 
 }  // namespace ortmod

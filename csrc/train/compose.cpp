@@ -30,8 +30,9 @@ constexpr const char* kStage = "compose";
     for (const Value* v : values) s += (s.empty() ? "" : ", ") + v->name;
     return s;
   };
-  fail(ErrorKind::kModel, kStage, "the graph of the " + what + " \"" + g.name + "\" has another signature: got (" + list(g.inputs) + ") -> (" +
-       list(g.outputs) + "), expected " + expected);
+  fail(ErrorKind::kModel, kStage,
+       "the graph of the " + what + " \"" + g.name + "\" has another signature: got (" + list(g.inputs) + ") -> (" +
+           list(g.outputs) + "), expected " + expected);
 }
 
 class Composer {
@@ -39,12 +40,14 @@ class Composer {
   Composer(const StepSpec& s, StepKind kind) : s_(s), kind_(kind) {}
 
   Composed run() {
-    if (s_.weights.empty()) fail(ErrorKind::kGradient, kStage, "there is nothing to train: no weight is named; see weights_to_train");
+    if (s_.weights.empty())
+      fail(ErrorKind::kGradient, kStage, "there is nothing to train: no weight is named; see weights_to_train");
     auto g = s_.model->clone();
     check_weights(*g);
     for (const Value* v : g->inputs) c_.columns.push_back(v->name);
     const bool trains = kind_ != StepKind::kLoss && kind_ != StepKind::kOutputs;
-    for (const BufferUpdate& u : set_training(*g, trains && s_.training)) updates_.emplace_back(u.weight->name, u.new_value->name);
+    for (const BufferUpdate& u : set_training(*g, trains && s_.training))
+      updates_.emplace_back(u.weight->name, u.new_value->name);
     if (kind_ == StepKind::kOutputs) {
       g_ = std::move(g);
       for (const Value* v : g_->outputs) c_.outputs.push_back(v->name);
@@ -73,10 +76,12 @@ class Composer {
         std::string known;
         for (const Value* w : g.weights)
           if (is_float(w->type.dtype)) known += (known.empty() ? "\"" : ", \"") + w->name + "\"";
-        fail(ErrorKind::kModel, kStage, "no weight of that name to train: got \"" + name + "\", expected one of " + known);
+        fail(ErrorKind::kModel, kStage,
+             "no weight of that name to train: got \"" + name + "\", expected one of " + known);
       }
       if (!is_float(v->type.dtype))
-        fail(ErrorKind::kType, kStage, "the weight \"" + name + "\" cannot be trained: got " + to_string(v->type) + ", expected a float type");
+        fail(ErrorKind::kType, kStage,
+             "the weight \"" + name + "\" cannot be trained: got " + to_string(v->type) + ", expected a float type");
       if (std::any_of(c_.parts.begin(), c_.parts.end(), [&](const ArenaPart& p) { return p.name == name; }))
         fail(ErrorKind::kModel, kStage, "the weight \"" + name + "\" is named twice");
       c_.parts.push_back({name, v->type, c_.arena_size});
@@ -123,7 +128,9 @@ class Composer {
       const Graph& l = *part.graph;
       const size_t wanted = s_.weighted ? 3 : 2;
       if (l.inputs.size() != wanted || l.outputs.empty())
-        wrong_signature("loss", l, s_.weighted ? "(expected, predicted, weight) -> (loss[, scores])" : "(expected, predicted) -> (loss[, scores])");
+        wrong_signature("loss", l,
+                        s_.weighted ? "(expected, predicted, weight) -> (loss[, scores])"
+                                    : "(expected, predicted) -> (loss[, scores])");
       Type label = l.inputs[0]->type;
       label.has_rank = false;
       label.dims = {};
@@ -149,7 +156,8 @@ class Composer {
     Expr rows;
     if (weights) {
       rows = max(cast(reduce_sum(weights, {}, false), total.dtype()), like(total, 1e-30));
-    } else if (std::any_of(s_.penalties.begin(), s_.penalties.end(), [](const PenaltyPart& p) { return p.graph->inputs.size() > 1; })) {
+    } else if (std::any_of(s_.penalties.begin(), s_.penalties.end(),
+                           [](const PenaltyPart& p) { return p.graph->inputs.size() > 1; })) {
       rows = b.wrap(scalar(g, "rows", total.dtype()));
     }
     if (s_.divide) total = total * (weights ? 1.0 / rows : b.wrap(scalar(g, "inverse_rows", total.dtype())));
@@ -170,7 +178,8 @@ class Composer {
 
   Expr penalty(Builder& b, const PenaltyPart& part, DType t, Expr rows) {
     const Graph& p = *part.graph;
-    if (p.inputs.empty() || p.inputs.size() > 2 || p.outputs.size() != 1 || (p.inputs.size() == 2 && p.inputs[1]->name != "rows"))
+    if (p.inputs.empty() || p.inputs.size() > 2 || p.outputs.size() != 1 ||
+        (p.inputs.size() == 2 && p.inputs[1]->name != "rows"))
       wrong_signature("penalty", p, "(weight[, rows]) -> (penalty)");
     Expr sum;
     for (const std::string& name : part.weights) {
@@ -255,7 +264,8 @@ class Composer {
       shapes.push_back(static_cast<int64_t>(p.type.dims.size()));
       shapes.insert(shapes.end(), p.type.dims.begin(), p.type.dims.end());
     }
-    Node* n = g_->add_node(intern("ortmod", "Unpack"), {flat}, static_cast<int>(c_.parts.size()), {{"shapes", shapes}}, "unpack_" + flat->name);
+    Node* n = g_->add_node(intern("ortmod", "Unpack"), {flat}, static_cast<int>(c_.parts.size()), {{"shapes", shapes}},
+                           "unpack_" + flat->name);
     infer_node(*n);
     return n->outputs;
   }
@@ -310,10 +320,12 @@ class Composer {
     bool weight = false;
     for (const Value* v : u.inputs) {
       weight = weight || v->name == "weight";
-      if (v->name != "weight" && v->name != "gradient" && v->name != "learning_rate" && v->name != "step") r.push_back(v->name);
+      if (v->name != "weight" && v->name != "gradient" && v->name != "learning_rate" && v->name != "step")
+        r.push_back(v->name);
     }
     if (!weight || u.outputs.size() != r.size() + 1)
-      wrong_signature("learning rate", u, "(weight, gradient, learning_rate[, step][, states...]) -> (new weight[, new states...])");
+      wrong_signature("learning rate", u,
+                      "(weight, gradient, learning_rate[, step][, states...]) -> (new weight[, new states...])");
     return r;
   }
 
@@ -335,11 +347,16 @@ class Composer {
       std::vector<Value*> args;
       size_t k = 0;
       for (const Value* v : u.inputs) {
-        if (v->name == "weight") args.push_back(w);
-        else if (v->name == "gradient") args.push_back(d);
-        else if (v->name == "learning_rate") args.push_back(scalar(*g_, "learning_rate", c_.arena));
-        else if (v->name == "step") args.push_back(scalar(*g_, "step", DType::kDouble));
-        else args.push_back(own[k++]);
+        if (v->name == "weight")
+          args.push_back(w);
+        else if (v->name == "gradient")
+          args.push_back(d);
+        else if (v->name == "learning_rate")
+          args.push_back(scalar(*g_, "learning_rate", c_.arena));
+        else if (v->name == "step")
+          args.push_back(scalar(*g_, "step", DType::kDouble));
+        else
+          args.push_back(own[k++]);
       }
       return args;
     };
@@ -355,13 +372,16 @@ class Composer {
         const auto out = paste(*g_, u, arguments(inputs[0][i], inputs[1][i], own));
         for (size_t k = 0; k < out.size(); ++k) results[k].push_back(out[k]);
       }
-      for (size_t k = 0; k < results.size(); ++k) fresh.push_back(pack(results[k], k == 0 ? "weight_new" : c_.states[k - 1] + "_new"));
+      for (size_t k = 0; k < results.size(); ++k)
+        fresh.push_back(pack(results[k], k == 0 ? "weight_new" : c_.states[k - 1] + "_new"));
     }
     for (size_t k = 0; k < fresh.size(); ++k) {
       const Type& t = fresh[k]->type;
       if (t.dtype != c_.arena || !t.is_static() || numel(t.dims) != c_.arena_size || t.dims.size() != 1)
-        fail(ErrorKind::kShape, kStage, "the graph of the learning rate \"" + u.name + "\" changes the type of \"" +
-             (k == 0 ? "weight" : c_.states[k - 1]) + "\": got " + to_string(t) + ", expected " + to_string(parameters_->type));
+        fail(ErrorKind::kShape, kStage,
+             "the graph of the learning rate \"" + u.name + "\" changes the type of \"" +
+                 (k == 0 ? "weight" : c_.states[k - 1]) + "\": got " + to_string(t) + ", expected " +
+                 to_string(parameters_->type));
       Value* v = fresh[k]->producer ? fresh[k] : unary("Identity", b.wrap(fresh[k])).value();
       donate(k == 0 ? "parameters" : c_.states[k - 1], v);
     }
@@ -395,7 +415,8 @@ class Composer {
     for (const std::string& name : c_.columns) inputs.push_back(g.find(name));
     for (size_t i = 0; i < c_.fixed.size(); ++i) {
       Value* v = g.find(fixed_values_[i]);
-      const bool donated = std::any_of(donated_.begin(), donated_.end(), [&](const auto& d) { return d.first == c_.fixed[i]; });
+      const bool donated =
+          std::any_of(donated_.begin(), donated_.end(), [&](const auto& d) { return d.first == c_.fixed[i]; });
       if (!v || (v->uses.empty() && !donated && !g.is_output(v))) continue;
       inputs.push_back(v);
       fixed_names.push_back(c_.fixed[i]);

@@ -1,4 +1,5 @@
-// Composing a training step: model, losses, penalties, their gradients, clipping and the update of all weights as one graph.
+// Composing a training step: model, losses, penalties, their gradients, clipping and the update of all weights as one
+// graph.
 #pragma once
 #include <memory>
 #include <string>
@@ -22,32 +23,33 @@ struct PenaltyPart {
   std::vector<std::string> weights;
 };
 
-/// What a step is made of. The step minimises (sum of the losses) / rows + penalties, where rows is the number of rows of the batch
-/// or the sum of their weights.
+/// What a step is made of. The step minimises (sum of the losses) / rows + penalties, where rows is the number of rows
+/// of the batch or the sum of their weights.
 struct StepSpec {
   GraphPtr model;
-  std::vector<std::string> weights;     // to train, all of the arena's element type after a cast
-  std::vector<LossPart> losses;         // empty: the loss is the output `loss_output` of the model
+  std::vector<std::string> weights;  // to train, all of the arena's element type after a cast
+  std::vector<LossPart> losses;      // empty: the loss is the output `loss_output` of the model
   std::string loss_output;
-  std::string row_weights;              // loss in the graph: its input of weights per row, or empty
-  bool weighted = false;                // losses have a third input
-  bool divide = true;                   // by rows; false: the loss is a mean already
+  std::string row_weights;  // loss in the graph: its input of weights per row, or empty
+  bool weighted = false;    // losses have a third input
+  bool divide = true;       // by rows; false: the loss is a mean already
   std::vector<PenaltyPart> penalties;
-  /// inputs by name: weight, gradient, learning_rate, step (1-based, double), anything else is a state of the weight's shape that
-  /// starts at zero; outputs in order: the new weight, then the new states in the order of their inputs.
+  /// inputs by name: weight, gradient, learning_rate, step (1-based, double), anything else is a state of the weight's
+  /// shape that starts at zero; outputs in order: the new weight, then the new states in the order of their inputs.
   GraphPtr update;
-  DType arena = DType::kUndefined;      // element type of the trained copies of the weights; kUndefined: that of the first weight
+  DType arena =
+      DType::kUndefined;  // element type of the trained copies of the weights; kUndefined: that of the first weight
   double clip_norm = 0, clip_value = 0;
   bool report_norm = false;
-  bool training = true;                 // how Dropout and BatchNormalization behave
+  bool training = true;  // how Dropout and BatchNormalization behave
 };
 
 enum class StepKind {
-  kUpdate,          // one whole step
-  kAccumulate,      // adds the gradient to `accumulated`
+  kUpdate,             // one whole step
+  kAccumulate,         // adds the gradient to `accumulated`
   kUpdateAccumulated,  // one whole step with (accumulated + gradient) * accumulated_scale
-  kLoss,            // the loss without an update
-  kOutputs,         // the outputs of the model
+  kLoss,               // the loss without an update
+  kOutputs,            // the outputs of the model
 };
 
 /// A piece of a trained weight in the arena.
@@ -57,11 +59,13 @@ struct ArenaPart {
   int64_t offset = 0;  // in elements
 };
 
-/// One composed graph. Its inputs are columns (data), then fixed ones by name: rows, inverse_rows, learning_rate, step, accumulated_scale, parameters, the
-/// states, accumulated, and the running statistics of the model; those that it does not read are left out.
+/// One composed graph. Its inputs are columns (data), then fixed ones by name: rows, inverse_rows, learning_rate, step,
+/// accumulated_scale, parameters, the states, accumulated, and the running statistics of the model; those that it does
+/// not read are left out.
 struct Composed {
   std::unique_ptr<Graph> graph;
-  std::vector<std::string> columns, fixed, outputs;  // outputs by role: loss, rows, scores, gradient_norm, new values by the name of the old
+  std::vector<std::string> columns, fixed,
+      outputs;  // outputs by role: loss, rows, scores, gradient_norm, new values by the name of the old
   std::vector<Plan::Donation> donations;
   std::vector<ArenaPart> parts;
   int64_t arena_size = 0;

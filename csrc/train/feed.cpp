@@ -43,7 +43,8 @@ void permute(std::vector<int64_t>& order, int64_t n, uint64_t seed, int64_t epoc
     std::swap(order[static_cast<size_t>(i)], order[random.below(static_cast<uint64_t>(i) + 1)]);
 }
 
-Feed::Feed(std::vector<at::Tensor> columns, int64_t batch) : columns_(std::move(columns)), rows_(columns_.empty() ? 0 : columns_[0].size(0)) {
+Feed::Feed(std::vector<at::Tensor> columns, int64_t batch)
+    : columns_(std::move(columns)), rows_(columns_.empty() ? 0 : columns_[0].size(0)) {
   batch_ = batch <= 0 ? rows_ : std::min(batch, rows_);
   int64_t widest = 1;
   for (const at::Tensor& c : columns_) {
@@ -94,7 +95,8 @@ int64_t Feed::next() {
   if (last_ <= 0) return last_ = 0;
   if (shuffled_ && position_ >= block_end_) gather();
   const int64_t row = shuffled_ ? position_ - block_begin_ : position_;
-  for (size_t c = 0; c < at_.size(); ++c) at_[c] = (shuffled_ ? block_[c] : data_[c]) + static_cast<size_t>(row) * bytes_[c];
+  for (size_t c = 0; c < at_.size(); ++c)
+    at_[c] = (shuffled_ ? block_[c] : data_[c]) + static_cast<size_t>(row) * bytes_[c];
   return last_;
 }
 

@@ -1,4 +1,5 @@
-// The epoch loop. Per step: the addresses of the batch, a learning rate if it changes, the steps of the plan, a look at the loss.
+// The epoch loop. Per step: the addresses of the batch, a learning rate if it changes, the steps of the plan, a look at
+// the loss.
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -51,12 +52,14 @@ class Total {
     const at::Tensor& loss = r.outputs[0];
     if (loss.is_cpu()) {
       last_ = read_number(loss.const_data_ptr(), loss_type);
-      const double n = rows_output < 0 ? rows : read_number(r.outputs[static_cast<size_t>(rows_output)].const_data_ptr(), loss_type);
+      const double n =
+          rows_output < 0 ? rows : read_number(r.outputs[static_cast<size_t>(rows_output)].const_data_ptr(), loss_type);
       sum_ += last_ * n;
       rows_ += n;
       return;
     }
-    const at::Tensor n = rows_output < 0 ? at::full({}, rows, loss.options().dtype(at::kDouble)) : r.outputs[static_cast<size_t>(rows_output)].to(at::kDouble);
+    const at::Tensor n = rows_output < 0 ? at::full({}, rows, loss.options().dtype(at::kDouble))
+                                         : r.outputs[static_cast<size_t>(rows_output)].to(at::kDouble);
     device_sum_ = device_sum_.defined() ? device_sum_ + loss.to(at::kDouble) * n : loss.to(at::kDouble) * n;
     device_rows_ = device_rows_.defined() ? device_rows_ + n : n;
   }
@@ -73,8 +76,8 @@ class Total {
 
 }  // namespace
 
-FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& given_validation, const FitOptions& o,
-                       const OnEpoch& on_epoch, const Interrupted& interrupted) {
+FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& given_validation,
+                       const FitOptions& o, const OnEpoch& on_epoch, const Interrupted& interrupted) {
   const c10::OptionalDeviceGuard guard(spec_.device);
   const std::vector<at::Tensor> columns = checked(given, *update_);
   Feed feed(columns, o.batch);
@@ -102,8 +105,9 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
   for (int64_t e = 0; e < o.epochs; ++e) {
     save(before);
     if (accumulates) fixed_["accumulated"].zero_();
+    const int64_t samples = progress.samples;
     feed.start(o.shuffle, progress.seed, progress.epoch);
-    double rate = per_update_ ? 0 : next_rate();
+    double rate = per_update_ ? 0 : next_rate(samples);
     Total total;
     Program::Run* last = full;
     int64_t waiting = 0, at_batch = 0;  // gradients that are summed up
@@ -117,7 +121,7 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
       if (add_only) {
         ++waiting;
       } else {
-        if (per_update_) rate = next_rate();
+        if (per_update_) rate = next_rate(samples);
         step_->set(static_cast<double>(++progress.updates));
         if (accumulates) scale_->set(1.0 / static_cast<double>(waiting + 1));
         last = &r;
@@ -152,7 +156,8 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
     }
     ++progress.epoch;
     if (norm_output >= 0) report.gradient_norm = last->outputs[static_cast<size_t>(norm_output)].item<double>();
-    if (!validation.empty() && o.validate_every > 0 && (e + 1) % o.validate_every == 0) report.validation = mean_loss(*loss_, validation, nullptr);
+    if (!validation.empty() && o.validate_every > 0 && (e + 1) % o.validate_every == 0)
+      report.validation = mean_loss(*loss_, validation, nullptr);
     result.epochs.push_back(report);
 
     const double watched = o.watch_validation ? report.validation : report.loss;

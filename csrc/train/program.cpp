@@ -8,7 +8,9 @@
 namespace ortmod {
 
 Scalar::Scalar(DType t, at::Device d)
-    : tensor_(at::zeros({}, at::TensorOptions().dtype(to_scalar_type(t)).device(d))), data_(tensor_.mutable_data_ptr()), type_(t) {}
+    : tensor_(at::zeros({}, at::TensorOptions().dtype(to_scalar_type(t)).device(d))),
+      data_(tensor_.mutable_data_ptr()),
+      type_(t) {}
 
 void Scalar::set(double v) {
   if (tensor_.is_cpu() && type_ == DType::kFloat) {
@@ -38,14 +40,17 @@ int Program::output(const std::string& role) const {
   return it == c_.outputs.end() ? -1 : static_cast<int>(it - c_.outputs.begin());
 }
 
-Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims, const std::map<std::string, at::Tensor>& fixed) {
+Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
+                          const std::map<std::string, at::Tensor>& fixed) {
   const auto [it, fresh] = runs_.try_emplace(column_dims);
   Run& r = it->second;
   if (!fresh) return r;
   try {
     const size_t columns = c_.columns.size();
     if (column_dims.size() != columns)
-      fail(ErrorKind::kShape, "train", "wrong number of data columns: got " + std::to_string(column_dims.size()) + ", expected " + std::to_string(columns));
+      fail(ErrorKind::kShape, "train",
+           "wrong number of data columns: got " + std::to_string(column_dims.size()) + ", expected " +
+               std::to_string(columns));
     std::vector<Type> types;
     std::unordered_map<Dim, int64_t> symbols;
     for (size_t i = 0; i < plan_->num_inputs(); ++i) {
@@ -54,10 +59,14 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims, 
         const Dims d(column_dims[i].begin(), column_dims[i].end());
         bool ok = !t.has_rank || t.dims.size() == d.size();
         for (size_t k = 0; ok && t.has_rank && k < d.size(); ++k) {
-          if (is_known(t.dims[k])) ok = t.dims[k] == d[k];
-          else if (t.dims[k] != kAnyDim && dim_expr(t.dims[k]).op == 'n') ok = symbols.try_emplace(t.dims[k], d[k]).first->second == d[k];
+          if (is_known(t.dims[k]))
+            ok = t.dims[k] == d[k];
+          else if (t.dims[k] != kAnyDim && dim_expr(t.dims[k]).op == 'n')
+            ok = symbols.try_emplace(t.dims[k], d[k]).first->second == d[k];
         }
-        if (!ok) fail(ErrorKind::kShape, "train", "wrong shape of \"" + c_.columns[i] + "\": got " + to_string(d) + ", expected " + to_string(t.dims));
+        if (!ok)
+          fail(ErrorKind::kShape, "train",
+               "wrong shape of \"" + c_.columns[i] + "\": got " + to_string(d) + ", expected " + to_string(t.dims));
         t = Type(t.dtype, d);
       }
       types.push_back(std::move(t));
@@ -114,7 +123,8 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims, 
 void Program::run(Run& r) const {
   ortmod::run(*r.sizes, *r.frame);
   if (!r.slots) return;
-  for (int i : r.sizes->slot_outputs) r.outputs[static_cast<size_t>(i)] = r.frame->tensor(plan_->outputs()[static_cast<size_t>(i)]);
+  for (int i : r.sizes->slot_outputs)
+    r.outputs[static_cast<size_t>(i)] = r.frame->tensor(plan_->outputs()[static_cast<size_t>(i)]);
   for (size_t v = 0; v < r.sizes->places.size(); ++v)
     if (r.sizes->places[v] == Place::kSlot) r.frame->drop(static_cast<int>(v));
 }

@@ -46,21 +46,26 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   std::vector<std::string> names;
   for (Value* v : g->inputs) {
     if (std::find(std::begin(kClock), std::end(kClock), v->name) == std::end(kClock) || v->type.dtype != DType::kDouble)
-      fail(ErrorKind::kModel, "compose", "the schedule \"" + g->name + "\" has an input that nothing is known of: got " + v->name + " of type " +
-           to_string(v->type) + ", expected some of epoch, update, samples, plateaus, all double");
+      fail(ErrorKind::kModel, "compose",
+           "the schedule \"" + g->name + "\" has an input that nothing is known of: got " + v->name + " of type " +
+               to_string(v->type) + ", expected some of epoch, update, samples, plateaus, all double");
     v->type = Type(DType::kDouble, {});
     const bool read = !v->uses.empty();
-    per_update_ = per_update_ || (read && (v->name == "update" || v->name == "samples"));
+    per_update_ = per_update_ || (read && v->name == "update");
     reads_plateaus_ = reads_plateaus_ || (read && v->name == "plateaus");
     names.push_back(v->name);
   }
-  if (g->outputs.size() != 1) fail(ErrorKind::kModel, "compose", "the schedule \"" + g->name + "\" must have one output, the learning rate");
+  if (g->outputs.size() != 1)
+    fail(ErrorKind::kModel, "compose", "the schedule \"" + g->name + "\" must have one output, the learning rate");
   infer_all(*g);
-  if (g->outputs[0]->type.dtype != DType::kDouble || (g->outputs[0]->type.has_rank && numel(g->outputs[0]->type.dims) != 1))
-    fail(ErrorKind::kType, "compose", "the schedule \"" + g->name + "\" must give one double: got " + to_string(g->outputs[0]->type));
+  if (g->outputs[0]->type.dtype != DType::kDouble ||
+      (g->outputs[0]->type.has_rank && numel(g->outputs[0]->type.dims) != 1))
+    fail(ErrorKind::kType, "compose",
+         "the schedule \"" + g->name + "\" must give one double: got " + to_string(g->outputs[0]->type));
   optimise(*g);
   schedule_ = Plan::make(std::move(g), 1, names, at::kCPU);
-  schedule_sizes_ = schedule_->size(std::vector<Type>(names.size(), Type(DType::kDouble, {})), std::vector<const HostInts*>(names.size()));
+  schedule_sizes_ = schedule_->size(std::vector<Type>(names.size(), Type(DType::kDouble, {})),
+                                    std::vector<const HostInts*>(names.size()));
   schedule_frame_ = std::make_unique<Frame>(*schedule_sizes_);
   const int64_t own = (schedule_sizes_->list.scratch_bytes() + 63) / 64 * 64;
   schedule_scratch_ = at::empty({own + schedule_sizes_->scratch_bytes + 64}, at::kByte);
@@ -68,7 +73,8 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   schedule_frame_->bind(kStepScratch, base);
   schedule_frame_->bind(kScratch, base + own);
   for (size_t i = 0; i < names.size(); ++i)
-    schedule_frame_->bind(schedule_->base_of_input(i), &clock_[std::find(std::begin(kClock), std::end(kClock), names[i]) - std::begin(kClock)]);
+    schedule_frame_->bind(schedule_->base_of_input(i),
+                          &clock_[std::find(std::begin(kClock), std::end(kClock), names[i]) - std::begin(kClock)]);
   schedule_frame_->bind(schedule_->base_of_output(0), &rate_value_);
 }
 
@@ -82,15 +88,17 @@ Program& Trainer::program(std::unique_ptr<Program>& slot, StepKind kind) {
 at::Tensor Trainer::piece(const at::Tensor& arena, const std::string& name) const {
   for (const ArenaPart& p : update_->composed().parts)
     if (p.name == name)
-      return arena.narrow(0, p.offset, numel(p.type.dims)).view(at::IntArrayRef(p.type.dims.data(), p.type.dims.size()));
+      return arena.narrow(0, p.offset, numel(p.type.dims))
+          .view(at::IntArrayRef(p.type.dims.data(), p.type.dims.size()));
   fail(ErrorKind::kModel, "train", "no trained weight of the name \"" + name + "\"");
 }
 
 void Trainer::set_weight(const std::string& name, const at::Tensor& value) {
   const at::Tensor to = weight(name);
   if (to.sizes() != value.sizes())
-    fail(ErrorKind::kShape, "train", "wrong shape of \"" + name + "\": got " + to_string(Dims(value.sizes().begin(), value.sizes().end())) + ", expected " +
-         to_string(Dims(to.sizes().begin(), to.sizes().end())));
+    fail(ErrorKind::kShape, "train",
+         "wrong shape of \"" + name + "\": got " + to_string(Dims(value.sizes().begin(), value.sizes().end())) +
+             ", expected " + to_string(Dims(to.sizes().begin(), to.sizes().end())));
   to.copy_(value);
 }
 
@@ -106,8 +114,10 @@ void Trainer::save(Snapshot& s) const {
   size_t k = 0;
   const bool fresh = s.tensors.empty();
   for (const auto& [name, t] : tensors()) {
-    if (fresh) s.tensors.push_back(t.clone());
-    else s.tensors[k++].copy_(t);
+    if (fresh)
+      s.tensors.push_back(t.clone());
+    else
+      s.tensors[k++].copy_(t);
   }
   s.progress = progress;
 }
@@ -118,10 +128,10 @@ void Trainer::restore(const Snapshot& s) {
   progress = s.progress;
 }
 
-double Trainer::next_rate() {
+double Trainer::next_rate(int64_t samples) {
   clock_[0] = static_cast<double>(progress.epoch);
   clock_[1] = static_cast<double>(progress.updates);
-  clock_[2] = static_cast<double>(progress.samples);
+  clock_[2] = static_cast<double>(samples);
   clock_[3] = static_cast<double>(progress.plateaus);
   run(*schedule_sizes_, *schedule_frame_);
   rate_->set(rate_value_);
@@ -133,8 +143,9 @@ std::vector<at::Tensor> Trainer::checked(const std::vector<at::Tensor>& columns,
   if (columns.size() != names.size()) {
     std::string list;
     for (const std::string& n : names) list += (list.empty() ? "" : ", ") + n;
-    fail(ErrorKind::kShape, "train", "wrong number of data columns: got " + std::to_string(columns.size()) + ", expected " + std::to_string(names.size()) +
-         " (" + list + ")");
+    fail(ErrorKind::kShape, "train",
+         "wrong number of data columns: got " + std::to_string(columns.size()) + ", expected " +
+             std::to_string(names.size()) + " (" + list + ")");
   }
   std::vector<at::Tensor> r;
   for (size_t i = 0; i < columns.size(); ++i) {
@@ -142,11 +153,14 @@ std::vector<at::Tensor> Trainer::checked(const std::vector<at::Tensor>& columns,
     const DType want = p.graph().inputs[i]->type.dtype;
     if (t.dim() == 0) fail(ErrorKind::kShape, "train", "\"" + names[i] + "\" has no rows: got a single number");
     if (to_scalar_type(want) != t.scalar_type())
-      fail(ErrorKind::kType, "train", "wrong element type of \"" + names[i] + "\": got " + std::string(dtype_name(from_scalar_type(t.scalar_type()))) +
-           ", expected " + std::string(dtype_name(want)));
+      fail(ErrorKind::kType, "train",
+           "wrong element type of \"" + names[i] + "\": got " +
+               std::string(dtype_name(from_scalar_type(t.scalar_type()))) + ", expected " +
+               std::string(dtype_name(want)));
     if (t.size(0) != columns[0].size(0))
-      fail(ErrorKind::kShape, "train", "\"" + names[i] + "\" has another number of rows: got " + std::to_string(t.size(0)) + ", expected " +
-           std::to_string(columns[0].size(0)));
+      fail(ErrorKind::kShape, "train",
+           "\"" + names[i] + "\" has another number of rows: got " + std::to_string(t.size(0)) + ", expected " +
+               std::to_string(columns[0].size(0)));
     if (t.size(0) == 0) fail(ErrorKind::kShape, "train", "\"" + names[i] + "\" has no rows");
     r.push_back(t.to(spec_.device).contiguous());
   }

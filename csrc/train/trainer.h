@@ -1,4 +1,5 @@
-// The training loop: epochs over full data in C++, with weights and optimizer states in arenas that the steps update in place.
+// The training loop: epochs over full data in C++, with weights and optimizer states in arenas that the steps update in
+// place.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -16,23 +17,23 @@ namespace ortmod {
 
 struct TrainerSpec {
   StepSpec step;
-  /// inputs by name, each an optional double: epoch, update (both from 0), samples (rows seen so far), plateaus (how often the loss
-  /// stopped falling); output: the learning rate, double. Evaluated before each update if it reads update or samples, else each epoch.
+  /// inputs by name, each an optional double: epoch, update (both from 0), samples (rows seen before this epoch), plateaus (how often
+  /// the loss stopped falling); output: the learning rate, double. Evaluated before each update if it reads update, else each epoch.
   GraphPtr schedule;
   at::Device device = at::kCPU;
 };
 
 struct FitOptions {
   int64_t epochs = 1;
-  int64_t batch = 0;            // rows of a step; 0: all
+  int64_t batch = 0;  // rows of a step; 0: all
   bool shuffle = true;
-  int64_t accumulate = 1;       // batches of an update
-  int64_t validate_every = 1;   // epochs
-  double tol = 0;               // an epoch that lowers the loss by less is no progress
-  int64_t patience = 0;         // epochs without progress before a plateau is counted or the fit stops; 0: never
+  int64_t accumulate = 1;         // batches of an update
+  int64_t validate_every = 1;     // epochs
+  double tol = 0;                 // an epoch that lowers the loss by less is no progress
+  int64_t patience = 0;           // epochs without progress before a plateau is counted or the fit stops; 0: never
   bool watch_validation = false;  // progress of the validation loss instead of the training loss
-  bool keep_best = false;       // ends with the weights of the best epoch
-  double least_rate = 0;        // the fit stops when a plateau brings the rate to this
+  bool keep_best = false;         // ends with the weights of the best epoch
+  double least_rate = 0;          // the fit stops when a plateau brings the rate to this
 };
 
 struct EpochReport {
@@ -47,7 +48,7 @@ enum class Stop { kEpochs, kCallback, kInterrupted, kPatience, kDiverged };
 struct FitResult {
   std::vector<EpochReport> epochs;  // of this fit
   Stop stop = Stop::kEpochs;
-  int64_t best = -1;                // index into epochs
+  int64_t best = -1;  // index into epochs
 };
 
 /// What goes on from one fit to the next; everything that a resumed fit needs.
@@ -72,8 +73,8 @@ class Trainer {
   /// Called now and then (at most every 50 ms or so); true ends the fit after the current step.
   using Interrupted = std::function<bool()>;
   /// When the loss is not finite, weights and states are those before the epoch (Stop::kDiverged).
-  FitResult fit(const std::vector<at::Tensor>& columns, const std::vector<at::Tensor>& validation, const FitOptions& options,
-                const OnEpoch& on_epoch, const Interrupted& interrupted);
+  FitResult fit(const std::vector<at::Tensor>& columns, const std::vector<at::Tensor>& validation,
+                const FitOptions& options, const OnEpoch& on_epoch, const Interrupted& interrupted);
   /// One update on one batch at this rate; the loss.
   double step(const std::vector<at::Tensor>& columns, double rate);
   /// Mean loss (with penalties), and the weighted losses of the rows if the loss has them; no update.
@@ -85,7 +86,9 @@ class Trainer {
   at::Tensor weight(const std::string& name) const { return piece(parameters_, name); }
   void set_weight(const std::string& name, const at::Tensor& value);
   const std::vector<std::string>& states() const { return update_->composed().states; }
-  at::Tensor state(const std::string& state, const std::string& weight) const { return piece(fixed_.at(state), weight); }
+  at::Tensor state(const std::string& state, const std::string& weight) const {
+    return piece(fixed_.at(state), weight);
+  }
   /// Running statistics by name.
   const std::vector<std::string>& buffers() const { return update_->composed().buffers; }
 
@@ -107,7 +110,7 @@ class Trainer {
   at::Tensor piece(const at::Tensor& arena, const std::string& name) const;
   Program& program(std::unique_ptr<Program>& slot, StepKind kind);
   std::vector<at::Tensor> checked(const std::vector<at::Tensor>& columns, const Program& p) const;
-  double next_rate();
+  double next_rate(int64_t samples);
   void save(Snapshot& s) const;
   void restore(const Snapshot& s);
   double mean_loss(Program& p, const std::vector<at::Tensor>& columns, at::Tensor* scores);

@@ -8,7 +8,8 @@ namespace {
 
 template <size_t W>
 void fixed(char* to, const char* from, const int64_t* order, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) std::memcpy(to + static_cast<size_t>(i) * W, from + static_cast<size_t>(order[i]) * W, W);
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(to + static_cast<size_t>(i) * W, from + static_cast<size_t>(order[i]) * W, W);
 }
 
 /// Rows of at least W bytes in moves of W.
@@ -27,7 +28,8 @@ void wide(char* to, const char* from, size_t bytes, const int64_t* order, int64_
 
 void gather_rows(char* to, const char* from, size_t bytes, const int64_t* order, int64_t n) {
   if (bytes > 1024) {
-    for (int64_t i = 0; i < n; ++i) std::memcpy(to + static_cast<size_t>(i) * bytes, from + static_cast<size_t>(order[i]) * bytes, bytes);
+    for (int64_t i = 0; i < n; ++i)
+      std::memcpy(to + static_cast<size_t>(i) * bytes, from + static_cast<size_t>(order[i]) * bytes, bytes);
   } else if (bytes >= 64) {
     wide<64>(to, from, bytes, order, n);
   } else if (bytes >= 32) {

@@ -1,0 +1,247 @@
+"""What both optimizers share: data in, a fit in C++, weights and states out."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from ortmod._errors import ModelError, ShapeError
+from ortmod._model import load
+from ortmod.training._engine import Engine, History
+from ortmod.training._params import Parameters
+from ortmod.training._values import like, to_tensor
+from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
+from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
+from ortmod.training.sgd_learning_rate import BaseLearningRate, LearningRateAdamW
+
+_INITS = ("normal", "model")
+_logger = logging.getLogger("ortmod")
+
+
+def as_list(value: Any) -> list[Any]:
+    return (
+        list(value)
+        if isinstance(value, list | tuple) and value and not np.isscalar(value[0]) and hasattr(value[0], "shape")
+        else [value]
+    )
+
+
+class BaseEstimator(Parameters):
+    """Trains a standalone ONNX graph; see OrtGradientOptimizer and OrtGradientForwardBackwardOptimizer."""
+
+    model_onnx: Any
+    weights_to_train: Sequence[str] | None
+    max_iter: int
+    training_optimizer_name: str
+    batch_size: int
+    learning_rate: BaseLearningRate
+    device: Any
+    warm_start: bool
+    verbose: int
+    validation_every: float
+    init: str
+    random_state: int | None
+    shuffle: bool
+    accumulate: int
+    clip_norm: float
+    clip_value: float
+    tol: float
+    n_iter_no_change: int
+    early_stopping: bool
+    master_dtype: Any
+    callback: Callable[[dict[str, Any]], Any] | None
+    exc: bool = True
+
+    def _check(self) -> None:
+        self.learning_rate = BaseLearningRate.select(self.learning_rate)
+        for name, least in (("max_iter", 0), ("batch_size", 0), ("accumulate", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        if self.init not in _INITS:
+            raise ValueError(f"init: got {self.init!r}, expected one of {', '.join(map(repr, _INITS))}")
+        if self.training_optimizer_name not in ("SGDOptimizer", "AdamWOptimizer"):
+            raise NotImplementedError(
+                f"training_optimizer_name: got {self.training_optimizer_name!r}, expected 'SGDOptimizer' or 'AdamWOptimizer'; "
+                "other updates are given as learning_rate"
+            )
+        if not isinstance(self.validation_every, int | float) or self.validation_every <= 0:
+            raise ValueError(f"validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1")
+
+    def _rate(self) -> BaseLearningRate:
+        if self.training_optimizer_name == "AdamWOptimizer" and not isinstance(self.learning_rate, LearningRateAdamW):
+            return LearningRateAdamW(lr=self.learning_rate.eta0)
+        return self.learning_rate
+
+    def _weight_names(self) -> list[str]:
+        if self.weights_to_train is not None:
+            return list(self.weights_to_train)
+        return [name for name, t, _ in load(self.model_onnx).weights if t[0] in (1, 10, 11, 16)]
+
+    def _engine_options(self, weighted: bool) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _make_engine(self, weighted: bool, gradient_norm: bool = False) -> Engine:
+        return Engine(
+            self.model_onnx,
+            self._weight_names(),
+            self._rate(),
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+            dtype=self.master_dtype,
+            device=self.device,
+            gradient_norm=gradient_norm,
+            **self._engine_options(weighted),
+        )
+
+    def _columns(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
+        columns = [*as_list(X), *as_list(y)]
+        if sample_weight is not None:
+            weight = to_tensor(sample_weight)
+            if weight.numel() != len(weight) or len(weight) != len(columns[0]):
+                raise ShapeError(
+                    f"[train] sample_weight: got shape {tuple(weight.shape)}, expected one number for each of {len(columns[0])} "
+                    f"rows"
+                )
+            columns.append(weight.reshape(-1))
+        return columns
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
+        self._check()
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val come together: got one of them")
+        engine = self._make_engine(sample_weight is not None, gradient_norm=self.callback is not None)
+        previous = getattr(self, "_state", None) if self.warm_start else None
+        if previous is not None:
+            self._resume(engine, previous)
+        else:
+            engine.seed(self.random_state)
+            if self.init == "normal" and not self.warm_start:
+                self._draw(engine)
+        validation = None
+        if X_val is not None:
+            validation = self._columns(
+                X_val, y_val, np.ones(len(as_list(X_val)[0])) if self._needs_weights(engine, sample_weight) else None
+            )
+        every = self.validation_every
+        self._example = as_list(X)[0]
+        history = engine.fit(
+            self._columns(X, y, sample_weight),
+            validation,
+            epochs=self.max_iter,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            accumulate=self.accumulate,
+            validate_every=max(1, int(self.max_iter * every)) if every < 1 else int(every),
+            tol=self.tol,
+            patience=self.n_iter_no_change if self.early_stopping or self._lowers() else 0,
+            watch_validation=self.early_stopping and validation is not None,
+            keep_best=self.early_stopping and validation is not None,
+            least_rate=1e-6 if self._lowers() else 0.0,
+            callback=self.callback,
+            verbose=self.verbose,
+            exc=self.exc,
+        )
+        self._engine_ = engine
+        self._state = engine.full_state()
+        self._has_weights = sample_weight is not None
+        self.n_iter_ = len(history.epochs)
+        self.history_ = history.epochs
+        self.train_losses_ = history.losses
+        return history
+
+    def _lowers(self) -> bool:
+        return any(value.name == "plateaus" for value in self._rate().build_schedule().graph.input)
+
+    @staticmethod
+    def _needs_weights(engine: Engine, sample_weight: Any) -> bool:
+        return sample_weight is not None
+
+    @staticmethod
+    def _resume(engine: Engine, state: Mapping[str, Any]) -> None:
+        live = engine.trainer.tensors()
+        known = {name: t for name, t in state["tensors"].items() if name in live and live[name].shape == t.shape}
+        if "parameters" not in known:
+            raise ModelError(
+                "[train] warm_start: the weights to train are not those of the last fit; set warm_start=False or init='model'"
+            )
+        engine.load_full_state({**state, "tensors": known})
+
+    def _draw(self, engine: Engine) -> None:
+        random = np.random.default_rng(self.random_state)
+        for name, weight in engine.weights().items():
+            engine.set_weights({name: random.standard_normal(tuple(weight.shape))})
+
+    def _fitted(self) -> Engine:
+        if getattr(self, "_state", None) is None:
+            raise AttributeError("Method fit must be called before: there is no state yet")
+        if getattr(self, "_engine_", None) is None:
+            self._engine_ = self._make_engine(self._has_weights)
+            self._engine_.load_full_state(self._state)
+        return self._engine_
+
+    def _given(self, value: torch.Tensor) -> Any:
+        return like(value, getattr(self, "_example", None))
+
+    # What is known after a fit.
+
+    @property
+    def trained_coef_(self) -> dict[str, Any]:
+        """The trained weights by name."""
+        return {name: self._given(t) for name, t in self._fitted().weights().items()}
+
+    def _set(self, state: Mapping[str, Any]) -> None:
+        engine = self._fitted()
+        engine.set_weights(state)
+        self._state = engine.full_state()
+
+    def predict(self, X: Any) -> Any:
+        """The outputs of the graph with the trained weights (a list when there are several)."""
+        outputs = [self._given(t) for t in self._fitted().outputs(as_list(X))]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def get_trained_onnx(self, model: Any = None) -> onnx.ModelProto:
+        """A copy of `model` (default: the trained graph) with the trained weights and running statistics as its initializers."""
+        values = {
+            name: t.float().numpy() if t.dtype == torch.bfloat16 else t.numpy() for name, t in self._fitted().all_weights().items()
+        }
+        return replace_initializers_into_onnx(
+            as_proto(model if model is not None else self.model_onnx), values, missing=model is not None
+        )
+
+    def build_onnx_functions(self) -> dict[str, Any]:
+        graphs: dict[str, Any] = {"model": as_proto(self.model_onnx), "learning_rate": self._rate()}
+        engine = getattr(self, "_engine_", None)
+        if engine is not None:
+            graphs["step"] = onnx.load_from_string(engine.trainer.graph.expanded().to_bytes())
+        return graphs
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_engine_", "_example")}
+        state["model_onnx"] = as_proto(self.model_onnx).SerializeToString()
+        return copy.copy(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.model_onnx = onnx.load_from_string(state["model_onnx"])
+
+    def __sklearn_clone__(self) -> Any:
+        return type(self)(**copy.deepcopy(self.get_params()))
+
+
+def select_penalties(value: Any) -> list[BaseLearningPenalty]:
+    """One penalty, several, or a dict from names of weights to penalties."""
+    if isinstance(value, Mapping):
+        chosen = []
+        for name, penalty in value.items():
+            own = copy.copy(BaseLearningPenalty.select(penalty))
+            own.weights = [name]
+            chosen.append(own)
+        return chosen
+    if isinstance(value, list | tuple):
+        return [BaseLearningPenalty.select(v) for v in value]
+    return [BaseLearningPenalty.select(value)]

@@ -1,0 +1,84 @@
+"""The graphs of losses, penalties and learning rates as compiled models, and their values outside of a fit."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ortmod import _C
+from ortmod._errors import ModelError
+from ortmod._model import ONNX_TO_TORCH, load
+from ortmod.training import graphs
+from ortmod.training._params import accepted
+from ortmod.training._values import like, to_tensor
+
+
+def compiled(made: Any, owner: Any) -> _C.Model:
+    """What a `build_onnx_function` returned: a ModelProto, ONNX text or an onnxscript function."""
+    if isinstance(made, str):
+        made = graphs.parse(made)
+    elif hasattr(made, "to_model_proto"):
+        made = made.to_model_proto()
+    if not hasattr(made, "SerializeToString"):
+        raise ModelError(
+            f"[compose] {type(owner).__name__}.build_onnx_function: got {type(made).__name__}, expected a ModelProto, ONNX "
+            f"text or an onnxscript function"
+        )
+    return load(made)
+
+
+def piece(owner: Any, **values: Any) -> _C.Model:
+    """The graph of a loss, penalty or learning rate for an element type."""
+    build = owner.build_onnx_function
+    return compiled(build(**accepted(build, {"opset": None, **values})), owner)
+
+
+def loss_piece(loss: Any, dtype: Any, weighted: bool) -> tuple[_C.Model, bool]:
+    """The graph, and whether it takes weights; a graph that always takes them is given ones."""
+    model = piece(loss, dtype=dtype, weighted=weighted, weight_name="weight" if weighted else None)
+    takes = len(model.inputs) == 3
+    if weighted and not takes:
+        raise ModelError(
+            f"[compose] the graph of {type(loss).__name__} takes no sample weights: got inputs {[n for n, _, _ in model.inputs]}, "
+            "expected (expected, predicted, weight)"
+        )
+    return model, takes
+
+
+def evaluate(loss: Any, expected: Any, predicted: Any, weight: Any, gradient: bool) -> Any:
+    given = to_tensor(predicted)
+    score = given.detach().clone()
+    dtype = score.dtype if score.dtype == torch.float64 else torch.float32
+    model, takes = loss_piece(loss, dtype, weight is not None)
+    label = to_tensor(expected).to(ONNX_TO_TORCH[model.inputs[0][1][0]])
+    args = [label, score.to(dtype)]
+    if takes:
+        args.append(torch.ones(len(score), dtype=dtype) if weight is None else to_tensor(weight).to(dtype).reshape(-1))
+    executable = _C.Executable(model)
+    if not gradient:
+        outputs = _C.run(executable, args)
+        if len(outputs) < 2:
+            raise ModelError(f"[train] {type(loss).__name__} has no scores of the rows: its graph has one output")
+        return like(outputs[1].reshape(-1, 1), predicted)
+    with torch.enable_grad():
+        args[1].requires_grad_()
+        total = _C.run(executable, args)[0]
+        (derivative,) = torch.autograd.grad(total.sum(), args[1])
+    return like(total.detach().reshape(1), predicted), like(derivative, predicted)
+
+
+def rates(schedule: Any, n: int) -> list[float]:
+    """The rates of n periods, of whichever kind the schedule counts."""
+    model = load(schedule)
+    executable = _C.Executable(model)
+    result = []
+    for t in range(n):
+        args = [torch.tensor(0.0 if name == "plateaus" else float(t), dtype=torch.float64) for name, _, _ in model.inputs]
+        result.append(float(_C.run(executable, args)[0]))
+    return result
+
+
+def element_of(model: _C.Model, names: list[str]) -> Any:
+    """The type that losses and updates are computed in for these weights: float64 if one of them is, else float32."""
+    types = {name: t[0] for name, t, _ in model.weights}
+    return np.float64 if any(types.get(name) == 11 for name in names) else np.float32

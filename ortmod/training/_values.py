@@ -1,0 +1,29 @@
+"""Arrays in and out: numpy, torch or DLPack, and back in the kind that came."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ortmod._errors import DTypeError
+
+
+def to_tensor(value: Any) -> torch.Tensor:
+    """A tensor over the memory of the value where possible."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        return torch.from_dlpack(value)
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"[train] data: got elements of type {array.dtype}, expected numbers; convert them first")
+    if not array.flags.writeable or any(s < 0 for s in array.strides) or not array.dtype.isnative:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
+
+
+def like(tensor: torch.Tensor, example: Any) -> Any:
+    """The tensor as the example's kind."""
+    return tensor if isinstance(example, torch.Tensor) else tensor.cpu().numpy()

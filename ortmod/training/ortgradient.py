@@ -1,0 +1,244 @@
+"""OrtGradientForwardBackward: forward and backward of an ONNX graph as calls, for any framework, numpy alone included."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ortmod import _C
+from ortmod._errors import DTypeError, ModelError, ShapeError
+from ortmod._model import ONNX_TO_TORCH, load
+from ortmod.training._params import Parameters
+from ortmod.training._values import like, to_tensor
+
+
+class OrtGradientForwardBackwardFunction:
+    """One user of a compiled graph: `forward(inputs, training=True)` pushes a state, `backward` pops the last one, so that several
+    forwards may be in flight. Inputs are the graph's inputs, then the trained weights, in the order of `input_names`."""
+
+    _owner: "OrtGradientForwardBackward"
+
+    def __init__(self) -> None:
+        self.states_: list[tuple[list[torch.Tensor], list[torch.Tensor], Any]] = []
+        self.saved_tensors_: tuple[Any, ...] | None = None
+
+    def forward(self, inputs: Sequence[Any], training: bool = False) -> list[Any]:
+        """The outputs, in the kind of the first input. `training=True`: for a backward to follow."""
+        owner = self._owner
+        tensors = owner._arguments(inputs)
+        if not training:
+            with torch.no_grad():
+                outputs = list(_C.run(owner._executable, tensors))
+            return [like(o, inputs[0]) for o in outputs]
+        leaves = [t.detach().requires_grad_(t.dtype.is_floating_point) for t in tensors]
+        with torch.enable_grad():
+            outputs = list(_C.run(owner._executable, leaves))
+        self.states_.append((leaves, outputs, inputs[0]))
+        return [like(o.detach(), inputs[0]) for o in outputs]
+
+    def backward(self, grad_outputs: Sequence[Any]) -> list[Any]:
+        """Gradients of the inputs and weights of the last forward in training, one per argument (zeros where nothing depends on
+        it; None for
+        integers). `grad_outputs`: one per output, None for zeros."""
+        if not self.states_:
+            raise RuntimeError("backward: no forward in training is waiting; call forward(inputs, training=True) first")
+        leaves, outputs, example = self.states_.pop()
+        if len(grad_outputs) != len(outputs):
+            raise ShapeError(f"[backward] wrong number of output gradients: got {len(grad_outputs)}, expected {len(outputs)}")
+        pairs = []
+        for o, g in zip(outputs, grad_outputs, strict=True):
+            if not o.requires_grad or g is None:
+                continue
+            pairs.append((o, to_tensor(g).to(o.dtype).reshape(o.shape)))
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        grads = iter(
+            torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
+            if pairs
+            else [None] * len(wanted)
+        )
+        result = []
+        for leaf in leaves:
+            g = next(grads) if leaf.requires_grad else None
+            result.append(like(torch.zeros_like(leaf) if g is None else g, example) if leaf.requires_grad else None)
+        return result
+
+    def save_for_backward(self, inputs: Sequence[Any]) -> None:
+        self.saved_tensors_ = tuple(inputs)
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        if self.saved_tensors_ is None:
+            raise RuntimeError("no tensors were saved; call save_for_backward first")
+        return self.saved_tensors_
+
+    @staticmethod
+    def device_name(device: Any) -> str:
+        return "Gpu" if torch.device(device).type == "cuda" else "Cpu"
+
+    @staticmethod
+    def input_to_ort(tensors: Sequence[Any], devices: Any = None, debug: bool = False) -> list[torch.Tensor]:
+        """Values as tensors over the same memory."""
+        if any(t is None for t in tensors):
+            raise NotImplementedError("input_to_ort: an input is None; every input needs a value")
+        return [to_tensor(t) for t in tensors]
+
+    @classmethod
+    def save_onnx_graph(cls, folder: Any, prefix: str | None = None, suffix: str | None = None) -> dict[str, Any]:
+        return cls._owner.save_onnx_graph(folder, prefix, suffix)
+
+
+class OrtGradientForwardBackward(Parameters):
+    """The gradient of an ONNX graph as a pair of calls.
+
+    Args:
+        onnx_model: path, bytes or ModelProto.
+        weights_to_train: names, in any order; default: every float initializer.
+        input_names, output_names: of the graph; default: all of them.
+        class_name: of the class that `new_instance` makes objects of.
+        training: Dropout and BatchNormalization behave as in training.
+        device: a torch device.
+
+    `input_names`: the graph's inputs, then the weights; `output_names`: the outputs; `gradient_names`: of what backward returns.
+    Other arguments of onnxcustom (sess_options, providers, ...) belong to a runtime that is not used; they are accepted and must
+    be None.
+    """
+
+    def __init__(
+        self,
+        onnx_model: Any,
+        weights_to_train: Sequence[str] | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        class_name: str | None = None,
+        sess_options: Any = None,
+        providers: Any = None,
+        provider_options: Any = None,
+        run_options: Any = None,
+        graph_builder_config: Any = None,
+        device_index: int = 0,
+        enable_logging: bool = False,
+        debug: bool = False,
+        device: Any = None,
+        training: bool = False,
+    ) -> None:
+        self.onnx_model = onnx_model
+        self.weights_to_train = weights_to_train
+        self.input_names = input_names
+        self.output_names = output_names
+        self.class_name = class_name
+        for name, value in (
+            ("sess_options", sess_options),
+            ("provider_options", provider_options),
+            ("run_options", run_options),
+            ("graph_builder_config", graph_builder_config),
+        ):
+            if value is not None:
+                raise ValueError(f"{name}: got {value!r}, expected None: it belongs to a runtime session, which is not used here")
+        self.device_index = device_index
+        self.enable_logging = enable_logging
+        self.debug = debug
+        self.training = training
+        self.providers = providers
+        self.device = device if device is not None else _device_of(providers, device_index)
+        self._init()
+
+    sess_options = provider_options = run_options = graph_builder_config = None
+
+    def _init(self) -> None:
+        model = load(self.onnx_model)
+        initializers = {name: t for name, t, _ in model.weights}
+        floats = [name for name, t in initializers.items() if t[0] in (1, 10, 11, 16)]
+        names = floats if self.weights_to_train is None else list(self.weights_to_train)
+        if not names:
+            raise RuntimeError("no float initializer to train in the model")
+        unknown = [name for name in names if name not in floats]
+        if unknown:
+            raise ValueError(f"weights_to_train: got {unknown}, expected names of float initializers: {floats}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"weights_to_train: got {names}, expected each name once")
+        inputs = [name for name, _, _ in model.inputs]
+        if self.input_names is not None and list(self.input_names) != inputs:
+            raise ValueError(f"input_names: got {list(self.input_names)}, expected the inputs of the graph: {inputs}")
+        if self.output_names is not None:
+            model = model.keep_outputs(list(self.output_names))
+        model = model.with_training(self.training)
+        self.weights_to_train = names
+        self._model = model
+        self._executable = _C.Executable(model, names)
+        self.grad_input_names_ = [*inputs, *names]
+        self.output_names_ = [name for name, _, _ in model.outputs]
+        self.gradient_names_ = [f"{name}_grad" for name in self.grad_input_names_]
+        self.cls_type_ = type(
+            self.class_name or f"OrtGradientForwardBackwardFunction_{id(self)}",
+            (OrtGradientForwardBackwardFunction,),
+            {
+                "_owner": self,
+                "_grad_input_names": self.grad_input_names_,
+                "_input_names": inputs,
+                "_output_names": self.output_names_,
+                "_bw_fetches_names": self.gradient_names_,
+                "_onx_inp": self.grad_input_names_,
+                "_onx_out": self.gradient_names_,
+                "_weights_to_train": names,
+            },
+        )
+
+    def _arguments(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+        if len(inputs) != len(self.grad_input_names_):
+            raise ShapeError(
+                f"[forward] wrong number of inputs: got {len(inputs)}, expected {len(self.grad_input_names_)} "
+                f"({', '.join(self.grad_input_names_)})"
+            )
+        tensors = []
+        for name, value, t in zip(self.grad_input_names_, inputs, self._executable.arg_types, strict=True):
+            if value is None:
+                raise NotImplementedError(f"forward: {name!r} is None; every input needs a value")
+            tensor = to_tensor(value).to(self.device)
+            if tensor.dtype != ONNX_TO_TORCH[t[0]]:
+                raise DTypeError(f'[forward] wrong element type of "{name}": got {tensor.dtype}, expected {ONNX_TO_TORCH[t[0]]}')
+            tensors.append(tensor)
+        return tensors
+
+    def new_instance(self) -> OrtGradientForwardBackwardFunction:
+        return self.cls_type_()
+
+    def get_initializer(self, name: str, exc: bool = True) -> Any:
+        """The value of an initializer as numpy array; None, or RuntimeError with `exc`, when there is none."""
+        try:
+            return self._model.weight(name).numpy().copy()
+        except ModelError as error:
+            if exc:
+                raise RuntimeError(f"no initializer {name!r} in the model") from error
+            return None
+
+    def build_onnx_functions(self) -> dict[str, Any]:
+        import onnx
+
+        from ortmod.gradient import build_gradient
+
+        forward = onnx.load_from_string(self._model.to_bytes())
+        return {"trained": forward, "gradient": build_gradient(forward, wrt=self.weights_to_train, unreachable="zero")}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(weights_to_train={self.weights_to_train})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        keep = {key: value for key, value in self.__dict__.items() if not key.endswith("_") and not key.startswith("_")}
+        return {**keep, "onnx_model": self._model.to_bytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._init()
+
+
+def _device_of(providers: Any, index: int) -> torch.device:
+    """The device that a provider name, a device name or a list of providers means."""
+    first = providers[0] if isinstance(providers, list | tuple) and providers else providers
+    if first is None:
+        return torch.device("cpu")
+    name = str(getattr(first, "type", first)).lower()
+    if name in ("cpu", "cpuexecutionprovider"):
+        return torch.device("cpu")
+    if name.startswith(("cuda", "gpu")):
+        return torch.device(name.replace("gpu", "cuda") if ":" in name else f"cuda:{index}")
+    raise ValueError(f"providers: got {providers!r}, expected 'cpu', 'cuda', 'gpu', 'cuda:0' or a list of provider names")
