@@ -95,21 +95,24 @@ def export(case: Case, module: torch.nn.Module) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-CHAIN_WEIGHTS = 16
+CHAIN_WEIGHTS = 2_000
 
 
 def chain(nodes: int) -> bytes:
-    """A model of `nodes` nodes in a row: Tanh and, every second node, the addition of one of the weights."""
+    """A model of `nodes` nodes in a row: MatMul by one of the weights, Relu, Reshape, Concat with itself, and again."""
     rng = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(rng.normal(size=8).astype(np.float32), f"w{i}") for i in range(CHAIN_WEIGHTS)]
-    made = []
-    for i in range(nodes):
-        source, target = f"x{i}", f"x{i + 1}"
-        inputs, op = ([source], "Tanh") if i % 2 else ([source, f"w{i // 2 % CHAIN_WEIGHTS}"], "Add")
-        made.append(helper.make_node(op, inputs, [target], name=f"node{i}"))
-    x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 8])
-    y = helper.make_tensor_value_info(f"x{nodes}", TensorProto.FLOAT, ["N", 8])
-    graph = helper.make_graph(made, "chain", [x], [y], weights)
+    weights = [numpy_helper.from_array(rng.normal(size=(16, 8)).astype(np.float32) / 8, f"w{i}") for i in range(CHAIN_WEIGHTS)]
+    shape = numpy_helper.from_array(np.array([-1, 8]), "shape")
+    steps = [
+        lambda i, x, y: helper.make_node("MatMul", [x, f"w{i // 4 % CHAIN_WEIGHTS}"], [y]),
+        lambda i, x, y: helper.make_node("Relu", [x], [y]),
+        lambda i, x, y: helper.make_node("Reshape", [x, "shape"], [y]),
+        lambda i, x, y: helper.make_node("Concat", [x, x], [y], axis=1),
+    ]
+    made = [steps[i % 4](i, f"x{i}", f"x{i + 1}") for i in range(nodes // 4 * 4)]
+    x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 16])
+    y = helper.make_tensor_value_info(f"x{len(made)}", TensorProto.FLOAT, ["N", 16])
+    graph = helper.make_graph(made, "chain", [x], [y], [*weights, shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -175,7 +175,7 @@ def measure_building(options: argparse.Namespace) -> list[dict[str, Any]]:
         module = ortmod.OnnxModule(model, trainable="w*")
         times.append(time.perf_counter())
         for _ in range(2):
-            module(torch.ones(2, 8)).sum().backward()
+            module(torch.ones(2, 16)).sum().backward()
             times.append(time.perf_counter())
         gradient, imported, first, second = (b - a for a, b in zip(times[:-1], times[1:], strict=True))
         row = {"case": f"chain of {nodes} nodes", "gradient_s": gradient, "import_s": imported}
