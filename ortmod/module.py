@@ -242,7 +242,7 @@ class OnnxModule(_Graph):
         weights = dict(zip(self._executable.argument_weights, self._weights(), strict=True))
         if any(w.is_meta for w in weights.values()):
             raise ModelError("[export] weights: got meta tensors, which hold no values; call to_empty() and load a state first")
-        graph = self._graph.with_training(False).with_default_inputs(self._default_inputs, self._listed)
+        graph = self._graph.with_training(False).expanded().with_default_inputs(self._default_inputs, self._listed)
         if path is not None:
             graph.to_file(os.fspath(path), weights)
             return None

@@ -13,10 +13,10 @@ from ortmod._table import table
 
 
 def register_gradient(name: str, rule: Any) -> None:
-    """Gives an operator its gradient, instead of the built-in rule if there is one.
+    """Gives an operator its gradient, instead of the built-in rule if there is one; or a local function of models read from now on.
 
     Args:
-        name: "domain::Op"; "Op" alone or "ai.onnx::Op" is a standard operator.
+        name: "domain::Op" or "domain::Function"; "Op" alone or "ai.onnx::Op" is a standard operator.
         rule: ONNX text of a model or of a function, an `onnx.FunctionProto`, or an onnxscript function; None removes the
             registered rule. Its inputs are the operator's inputs, then its outputs, then one gradient per output; its outputs
             are one gradient per input, in order. A function's attribute references read the operator's attributes.

@@ -204,6 +204,37 @@ BAD = {
 }  # fmt: skip
 
 
+LISTS = {
+    "an_input": ("seq(float[2]) s, int64 i", "y = SequenceAt (s, i)", '"y"'),
+    "a_position_of_the_call": ("float[4, 2] x, int64 i", "s = SplitToSequence <axis = 0> (x, i) y = SequenceAt (s, i)", '"s".*"y"|"y".*"s"'),
+    "an_unknown_length": ("float[n, 2] x", "s = SplitToSequence <axis = 0> (x) n = SequenceLength (s) y = Cast <to = 1> (n)", '"n"'),
+    "of_a_loop": (
+        "int64 m, bool c, float[2] x",
+        """e = SequenceEmpty () s = Loop (m, c, e) <body = b (int64 i, bool go, seq(float[2]) v) => (bool go2, seq(float[2]) w)
+           { go2 = Identity (go) w = SequenceInsert (v, x) }> y = ConcatFromSequence <axis = 0> (s)""",
+        '(?s)"y".*"e".*"w"',
+    ),
+    "optional": ("optional(float[2]) x", "y = OptionalGetElement (x)", '"y"'),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_sequences_without_a_form_as_tensors_are_refused_by_name(name):
+    inputs, nodes, words = LISTS[name]
+    text = f'<ir_version: 10, opset_import: ["" : 18]> g ({inputs}) => (float[] y) {{ {nodes} }}'
+    with pytest.raises(UNSUPPORTED, match=words) as caught:
+        load(parser.parse_model(text))
+    assert "sequences and optionals run where constants say" in str(caught.value)
+
+
+@pytest.mark.parametrize("nodes", ["y = Identity (s)", "y = Neg (x)"])
+def test_lists_are_neither_inputs_nor_outputs(nodes):
+    kind = "seq(float[2])" if "s" in nodes else "float[2]"
+    text = f'<ir_version: 10, opset_import: ["" : 18]> g (seq(float[2]) s, float[2] x) => ({kind} y) {{ {nodes} }}'
+    with pytest.raises(UNSUPPORTED, match='input "s" is no tensor'):
+        load(parser.parse_model(text))
+
+
 def load(what):
     ortmod.OnnxModule(what if isinstance(what, bytes) else what.SerializeToString())
 

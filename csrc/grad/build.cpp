@@ -14,17 +14,17 @@ bool blocks(const OpDef* def) { return def && def->grad == no_grad; }
 
 bool has_rule(const Node& n) {
   const OpDef* def = find_op(n);
-  return custom_gradient(n.op) || (def && def->grad);
+  return custom_gradient(n) || (def && def->grad);
 }
 
 /// Values that depend on wrt through float values and operators that pass a gradient on.
 Flags active_values(const Graph& g, const std::vector<Value*>& wrt) {
   Flags active(wrt.begin(), wrt.end());
   for (const Node* n : g.nodes()) {
-    if (blocks(find_op(*n)) && !custom_gradient(n->op)) continue;
+    if (blocks(find_op(*n)) && !custom_gradient(*n)) continue;
     bool any = false;
     for (size_t i = 0; i < n->inputs.size(); ++i)
-      any = any || (n->inputs[i] && active.contains(n->inputs[i]) && reads_elements(find_op(*n), i));
+      any = any || (n->inputs[i] && active.contains(n->inputs[i]) && returns_gradient(*n, i));
     if (!any) continue;
     for (const Value* v : n->outputs)
       if (v && (is_float(v->type.dtype) || v->type.kind != Kind::kTensor)) active.insert(v);
@@ -42,8 +42,8 @@ std::unordered_set<const Node*> useful_nodes(const Graph& g, const std::vector<V
     for (const Value* v : n->outputs) any = any || (v && wanted.contains(v));
     if (!any) continue;
     useful.insert(n);
-    for (const Value* v : n->inputs)
-      if (v) wanted.insert(v);
+    for (size_t i = 0; i < n->inputs.size(); ++i)
+      if (n->inputs[i] && returns_gradient(*n, i)) wanted.insert(n->inputs[i]);
   }
   return useful;
 }
@@ -122,7 +122,7 @@ class Reverse {
     bool any = false;
     for (size_t i = 0; i < n.inputs.size(); ++i) {
       const Value* v = n.inputs[i];
-      needs.push_back(v && active.contains(v) && reads_elements(find_op(n), i));
+      needs.push_back(v && active.contains(v) && returns_gradient(n, i));
       any = any || needs.back();
     }
     if (!any) return;
@@ -137,7 +137,7 @@ class Reverse {
     const OpDef* def = find_op(n);
     const Grad rule(n, b_, std::move(dy), needs);
     report_rules_of(n);
-    const auto custom = custom_gradient(n.op);
+    const auto custom = custom_gradient(n);
     const Grads grads = custom ? apply_custom(*custom, rule) : def->grad(rule);
     for (size_t i = 0; i < grads.size(); ++i) {
       if (!grads[i]) continue;
@@ -188,7 +188,7 @@ class Reverse {
   Grads apply_custom(const Graph& rule, const Grad& g) {
     std::unordered_map<const Value*, Value*> map;
     const Node& n = g.node();
-    const size_t ni = n.inputs.size(), no = n.outputs.size();
+    const size_t ni = rule_inputs(n), no = ni < n.inputs.size() ? n.inputs.size() - ni : n.outputs.size();
     if (rule.inputs.size() > ni + 2 * no)
       fail(ErrorKind::kGradient, "differentiate", "the registered rule has too many inputs: got " + std::to_string(rule.inputs.size()) +
            ", expected the operator's inputs, outputs and output gradients (" + std::to_string(ni + 2 * no) + ")", n);

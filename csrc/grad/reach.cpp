@@ -6,7 +6,7 @@
 namespace ortmod {
 
 std::string gradient_support(const Node& n) {
-  if (custom_gradient(n.op)) return "yes";
+  if (custom_gradient(n)) return "yes";
   const OpDef* def = find_op(n);
   if (!def) return "unsupported operator";
   if (def->grad == no_grad) return "zero";
@@ -65,7 +65,7 @@ std::vector<Reach> explain_reach(const Graph& g, const std::vector<std::string>&
       const Value* v = (*it)->inputs[i];
       if (!v) continue;
       if (any_useful) useful.insert(v);
-      if (any_live && carries(*v) && reads_elements(find_op(**it), i)) live.insert(v);
+      if (any_live && carries(*v) && returns_gradient(**it, i)) live.insert(v);
     }
   }
   std::vector<Reach> result;

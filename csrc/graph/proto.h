@@ -19,6 +19,11 @@ using Literals = std::unordered_map<std::string, LiteralPtr>;
 std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir = "", const Literals& given = {});
 /// The same from a file (external data lies in the file's folder).
 std::unique_ptr<Graph> from_file(const std::string& path);
+/// Calls of a marked function are inlined and keep their boundary: an ortmod::WithGradient whose attributes are those of the call and
+/// `function_name` ("domain::Name") and `function_inputs` (how many), whose inputs are those of the call, then the inlined outputs, and
+/// whose outputs are these (null where not wanted). A registered rule takes hold there. Thread-safe.
+void mark_function(Op function, bool marked);
+
 /// The graph of a gradient rule: attributes of its nodes may refer to those of the operator (AttrRef).
 std::unique_ptr<Graph> rule_from_bytes(std::string_view bytes);
 

@@ -1,4 +1,6 @@
 // ModelProto -> Graph: attributes, Constant nodes and calls of local functions.
+#include <mutex>
+
 #include "graph/canon.h"
 #include "graph/proto_read.h"
 #include "graph/schema.h"
@@ -30,6 +32,17 @@ int kind_of(const onnx::AttributeProto& a) {
   if (a.ints_size()) return onnx::AttributeProto::INTS;
   if (a.strings_size()) return onnx::AttributeProto::STRINGS;
   return onnx::AttributeProto::UNDEFINED;
+}
+
+std::mutex marks_mutex;
+std::unordered_set<Op>& marks() {
+  static auto* functions = new std::unordered_set<Op>;
+  return *functions;
+}
+
+bool is_marked(Op function) {
+  std::lock_guard lock(marks_mutex);
+  return marks().contains(function);
 }
 
 }  // namespace
@@ -105,6 +118,12 @@ void ModelReader::read_constant(onnx::NodeProto& p, const Place& at) {
   w->type = own;
 }
 
+void mark_function(Op function, bool marked) {
+  std::lock_guard lock(marks_mutex);
+  if (marked) marks().insert(function);
+  else marks().erase(function);
+}
+
 void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::vector<Value*> inputs, const Place& at) {
   int calls = 0;
   for (const Frame* c = at.frame; c; c = c->caller) {
@@ -139,15 +158,20 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     Value* v = static_cast<size_t>(i) < inputs.size() ? inputs[static_cast<size_t>(i)] : nullptr;
     if (f.input(i).empty() || !scope.names.emplace(f.input(i), v).second) bad("the function \"" + shown(f.name()) + "\" names its inputs wrongly");
   }
+  const std::string domain = f.domain() == "ai.onnx" ? std::string() : f.domain();
+  const bool marked = is_marked(intern(domain, f.name()));
+  std::vector<Value*> boundary = inputs;
+  boundary.resize(static_cast<size_t>(f.input_size()));
   std::vector<std::string> wanted;
   for (int i = 0; i < p.output_size(); ++i) {
     wanted.push_back(p.output(i).empty() ? std::string() : graph_name(p.output(i), at, label(p)));
-    if (!wanted.back().empty()) frame.outputs.emplace(f.output(i), wanted.back());
+    if (!wanted.back().empty() && !marked) frame.outputs.emplace(f.output(i), wanted.back());
   }
   const Place inside{at.graph, &scope, &frame, at.depth};
   NodeList nodes;
   for (auto& n : *f.mutable_node()) nodes.push_back(&n);
   read_nodes(nodes, inside);
+  std::vector<Value*> outputs(static_cast<size_t>(f.output_size()));
   for (int i = 0; i < p.output_size(); ++i) {
     const std::string& name = wanted[static_cast<size_t>(i)];
     if (name.empty()) continue;
@@ -155,7 +179,9 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     if (it == scope.names.end()) bad("output \"" + shown(f.output(i)) + "\" of the function \"" + shown(f.name()) + "\" is not computed by any node");
     if (!it->second) bad("output \"" + shown(f.output(i)) + "\" of the function is an absent input" + label(p));
     Value* v = it->second;
-    if (v->name != name) {
+    if (marked) {
+      v = outputs[static_cast<size_t>(i)] = at.graph->add_value(name);
+    } else if (v->name != name) {
       Value* copy = at.graph->add_value(name);
       at.graph->add_node(intern("Identity"), {v}, std::vector<Value*>{copy}, {}, frame.prefix + f.output(i));
       v = copy;
@@ -163,6 +189,16 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     at.scope->names[p.output(i)] = v;
     describe(v, p.output(i), at);
   }
+  if (!marked) return;
+  for (const std::string& name : f.output()) {
+    const auto it = scope.names.find(name);
+    boundary.push_back(it == scope.names.end() ? nullptr : it->second);
+  }
+  Attrs attrs = read_attrs(p, at);
+  attrs.emplace_back("function_name", domain + "::" + f.name());
+  attrs.emplace_back("function_inputs", static_cast<int64_t>(f.input_size()));
+  at.graph->add_node(intern("ortmod", "WithGradient"), std::move(boundary), std::move(outputs), std::move(attrs),
+                     at.frame && !p.name().empty() ? at.frame->prefix + p.name() : p.name());
 }
 
 }  // namespace ortmod

@@ -452,10 +452,30 @@ Grads tile_grad(const Grad& g) {
   return only_first(g, reduce_sum(reshape_exactly(dy, concat(pieces, 0)), sum, false));
 }
 
+// ---- WithGradient: outputs that are inputs, as they were inlined; see mark_function
+
+size_t inlined(const Node& n, size_t o) { return static_cast<size_t>(n.attr("function_inputs", 0)) + o; }
+
+void infer_with_gradient(Infer& c) {
+  for (size_t o = 0; o < c.num_out(); ++o)
+    if (const size_t i = inlined(c.node, o); c.has(i)) c.out(o, c.type(i));
+}
+
+Grads with_gradient_body(const Grad& g) {
+  Grads r;
+  for (size_t o = 0; o < g.num_outputs(); ++o) r.push_back(g.has_x(inlined(g.node(), o)) ? g.x(inlined(g.node(), o)) : Expr());
+  return r;
+}
+
 }  // namespace
 
 OpTable view_ops() {
   return {
+      {.name = "WithGradient",
+       .domain = "ortmod",
+       .infer = infer_with_gradient,
+       .body = with_gradient_body,
+       .limits = "the boundary of a local function that has a registered gradient"},
       {.name = "Identity",
        .infer = identity_infer,
        .kernel = identity_kernel,

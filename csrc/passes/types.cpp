@@ -73,6 +73,13 @@ void collect_missing(const Graph& g, Missing& missing) {
   }
 }
 
+void check_tensor(const Value& v, const std::string& what) {
+  if (v.type.kind == Kind::kTensor) return;
+  const Node* n = v.producer ? v.producer : v.uses.empty() ? nullptr : v.uses[0].node;
+  fail(ErrorKind::kUnsupportedOp, "import", what + " \"" + v.name + "\" is no tensor: got " + to_string(v.type) + ", expected a tensor" +
+       (n ? where(*n) : "") + "; give its elements names of their own");
+}
+
 }  // namespace
 
 void infer_all(Graph& g) { infer(g, false); }
@@ -83,14 +90,18 @@ void check_supported(const Graph& g) {
   if (missing.empty()) return;
   constexpr size_t kNamed = 5;
   std::string what = std::to_string(missing.size()) + (missing.size() == 1 ? " operator is" : " operators are") + " not supported: ";
-  bool first = true;
+  bool first = true, lists = false;
   for (const auto& [op, nodes] : missing) {
+    for (const char* part : {"::Sequence", "FromSequence-", "ToSequence-", "::Optional"}) lists = lists || op.find(part) != std::string::npos;
     what += (first ? "" : "; ") + op + " (node";
     for (size_t i = 0; i < nodes.size() && i < kNamed; ++i) what += (i ? ", \"" : " \"") + nodes[i] + "\"";
     if (nodes.size() > kNamed) what += " and " + std::to_string(nodes.size() - kNamed) + " more";
     what += ")";
     first = false;
   }
+  if (lists)
+    what += "; sequences and optionals run where constants say what is in them: positions, sizes of pieces, how many there are. Others have no "
+            "form as tensors: export the model without them";
   fail(ErrorKind::kUnsupportedOp, "import", what);
 }
 
@@ -99,6 +110,8 @@ void prepare(Graph& g) {
   check_supported(g);
   infer(g, true);
   canonicalise(g);  // what types made clear
+  for (const Value* v : g.inputs) check_tensor(*v, "input");
+  for (const Value* v : g.outputs) check_tensor(*v, "output");
   verify(g, "import");
 }
 
