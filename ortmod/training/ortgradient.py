@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from ortmod import _C
-from ortmod._errors import DTypeError, ModelError, ShapeError
-from ortmod._model import ONNX_TO_TORCH, load
+from ortmod._errors import ModelError
+from ortmod._model import load
 from ortmod.training._params import Parameters
 from ortmod.training._values import like, to_tensor
+from ortmod.training.lowlevel import InferenceSession, OrtValueCache, OrtValueVector, PartialGraphExecutionState, TrainingAgent
 
 
 class OrtGradientForwardBackwardFunction:
@@ -19,22 +20,25 @@ class OrtGradientForwardBackwardFunction:
     _owner: "OrtGradientForwardBackward"
 
     def __init__(self) -> None:
-        self.states_: list[tuple[list[torch.Tensor], list[torch.Tensor], Any]] = []
+        self.states_: list[PartialGraphExecutionState] = []
         self.saved_tensors_: tuple[Any, ...] | None = None
+        self._example: Any = None
 
     def forward(self, inputs: Sequence[Any], training: bool = False) -> list[Any]:
         """The outputs, in the kind of the first input. `training=True`: for a backward to follow."""
         owner = self._owner
-        tensors = owner._arguments(inputs)
-        if not training:
+        tensors = [t.to(owner.device) for t in self.input_to_ort(inputs)]
+        self._example = inputs[0] if len(inputs) else None
+        outputs = OrtValueVector()
+        if training:
+            state = PartialGraphExecutionState()
+            owner._agent.run_forward(tensors, outputs, state)
+            self.states_.append(state)
+        else:
+            session = owner._session
             with torch.no_grad():
-                outputs = list(_C.run(owner._executable, tensors))
-            return [like(o, inputs[0]) for o in outputs]
-        leaves = [t.detach().requires_grad_(t.dtype.is_floating_point) for t in tensors]
-        with torch.enable_grad():
-            outputs = list(_C.run(owner._executable, leaves))
-        self.states_.append((leaves, outputs, inputs[0]))
-        return [like(o.detach(), inputs[0]) for o in outputs]
+                outputs.extend(_C.run(session.executable, session.arguments(tensors)))
+        return [like(o, self._example) for o in outputs]
 
     def backward(self, grad_outputs: Sequence[Any]) -> list[Any]:
         """Gradients of the inputs and weights of the last forward in training, one per argument (zeros where nothing depends on
@@ -42,25 +46,9 @@ class OrtGradientForwardBackwardFunction:
         integers). `grad_outputs`: one per output, None for zeros."""
         if not self.states_:
             raise RuntimeError("backward: no forward in training is waiting; call forward(inputs, training=True) first")
-        leaves, outputs, example = self.states_.pop()
-        if len(grad_outputs) != len(outputs):
-            raise ShapeError(f"[backward] wrong number of output gradients: got {len(grad_outputs)}, expected {len(outputs)}")
-        pairs = []
-        for o, g in zip(outputs, grad_outputs, strict=True):
-            if not o.requires_grad or g is None:
-                continue
-            pairs.append((o, to_tensor(g).to(o.dtype).reshape(o.shape)))
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        grads = iter(
-            torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
-            if pairs
-            else [None] * len(wanted)
-        )
-        result = []
-        for leaf in leaves:
-            g = next(grads) if leaf.requires_grad else None
-            result.append(like(torch.zeros_like(leaf) if g is None else g, example) if leaf.requires_grad else None)
-        return result
+        gradients = OrtValueVector()
+        self._owner._agent.run_backward(grad_outputs, gradients, self.states_.pop())
+        return [None if g is None else like(g, self._example) for g in gradients]
 
     def save_for_backward(self, inputs: Sequence[Any]) -> None:
         self.saved_tensors_ = tuple(inputs)
@@ -164,10 +152,12 @@ class OrtGradientForwardBackward(Parameters):
         model = model.with_training(self.training)
         self.weights_to_train = names
         self._model = model
-        self._executable = _C.Executable(model, names)
+        self._session = InferenceSession(model, names)
         self.grad_input_names_ = [*inputs, *names]
         self.output_names_ = [name for name, _, _ in model.outputs]
         self.gradient_names_ = [f"{name}_grad" for name in self.grad_input_names_]
+        self._agent = TrainingAgent(self._session, self.grad_input_names_, None, self.gradient_names_)
+        devices = [str(self.device)] * len(self.grad_input_names_)
         self.cls_type_ = type(
             self.class_name or f"OrtGradientForwardBackwardFunction_{id(self)}",
             (OrtGradientForwardBackwardFunction,),
@@ -180,24 +170,17 @@ class OrtGradientForwardBackward(Parameters):
                 "_onx_inp": self.grad_input_names_,
                 "_onx_out": self.gradient_names_,
                 "_weights_to_train": names,
+                "_training_agent": self._agent,
+                "_sess_eval": self._session,
+                "_cache": OrtValueCache(),
+                "_run_options": None,
+                "_debug": self.debug,
+                "_devices": devices,
+                "_fw_outputs_device_info": devices[:1] * len(self.output_names_),
+                "_fw_no_grad_output_device_info": devices[:1] * len(self.output_names_),
+                "_bw_outputs_device_info": devices,
             },
         )
-
-    def _arguments(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
-        if len(inputs) != len(self.grad_input_names_):
-            raise ShapeError(
-                f"[forward] wrong number of inputs: got {len(inputs)}, expected {len(self.grad_input_names_)} "
-                f"({', '.join(self.grad_input_names_)})"
-            )
-        tensors = []
-        for name, value, t in zip(self.grad_input_names_, inputs, self._executable.arg_types, strict=True):
-            if value is None:
-                raise NotImplementedError(f"forward: {name!r} is None; every input needs a value")
-            tensor = to_tensor(value).to(self.device)
-            if tensor.dtype != ONNX_TO_TORCH[t[0]]:
-                raise DTypeError(f'[forward] wrong element type of "{name}": got {tensor.dtype}, expected {ONNX_TO_TORCH[t[0]]}')
-            tensors.append(tensor)
-        return tensors
 
     def new_instance(self) -> OrtGradientForwardBackwardFunction:
         return self.cls_type_()
