@@ -158,6 +158,12 @@ def _converted(graph: _C.Model, target: int) -> _C.Model:
     newest = _C.newest_opset()
     if not 7 <= target <= newest:
         raise ModelError(f"[import] opset: got {target}, expected 7 to {newest}")
+    ruled = [node["name"] or node["output"] for node in graph.nodes() if node["op"] == "WithGradient"]
+    if ruled:
+        raise ModelError(
+            f"[import] opset: a model with registered gradients of functions (nodes {', '.join(ruled[:5])}) keeps its opset: "
+            f"got {target}; write the model in that opset"
+        )
     before = _proto(graph.expanded())
     try:
         after = onnx.version_converter.convert_version(before, target)

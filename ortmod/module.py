@@ -239,10 +239,8 @@ class OnnxModule(_Graph):
 
     def to_onnx(self, path: str | os.PathLike | None = None) -> Any:
         """The inference model with today's weights, same names and opset: written to `path`, else returned as a ModelProto."""
-        weights = dict(zip(self._executable.argument_weights, self._weights(), strict=True))
-        if any(w.is_meta for w in weights.values()):
-            raise ModelError("[export] weights: got meta tensors, which hold no values; call to_empty() and load a state first")
-        graph = self._graph.with_training(False).expanded().with_default_inputs(self._default_inputs, self._listed)
+        graph, weights = self._inference_form()
+        graph = graph.expanded()
         if path is not None:
             graph.to_file(os.fspath(path), weights)
             return None
@@ -255,7 +253,14 @@ class OnnxModule(_Graph):
         from ortmod.gradient import build_gradient
 
         options.setdefault("wrt", [c.name for c in self._report if c.kind == "parameter"])
-        return build_gradient(self.to_onnx(), **options)
+        graph, weights = self._inference_form()
+        return build_gradient(graph.to_bytes(weights), **options)
+
+    def _inference_form(self) -> tuple[_C.Model, dict[str, torch.Tensor]]:
+        weights = dict(zip(self._executable.argument_weights, self._weights(), strict=True))
+        if any(w.is_meta for w in weights.values()):
+            raise ModelError("[export] weights: got meta tensors, which hold no values; call to_empty() and load a state first")
+        return self._graph.with_training(False).with_default_inputs(self._default_inputs, self._listed), weights
 
     def extra_repr(self) -> str:
         inputs = ", ".join(f"{name}: {type_text(t)}" for name, t, _ in self._graph.inputs)

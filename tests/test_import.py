@@ -1,5 +1,8 @@
 """Reading and writing ONNX: types, external data, functions, constants, canonical form, names that stay."""
 
+import os
+import resource
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -316,6 +319,49 @@ def test_external_data_is_mapped(tmp_path, aligned):
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     module = _C.Model.from_file(str(tmp_path / "m.onnx"))
     np.testing.assert_array_equal(module.weight("w").numpy().tobytes(), data)
+
+
+GIB = 2**30
+
+
+def big_model(folder) -> str:
+    """A table of 2.5 GiB in a sparse file, which takes no room on the disk, and a weight behind it."""
+    size = 5 * GIB // 2
+    with open(folder / "w.bin", "wb") as f:
+        f.seek(size)
+        f.write(np.arange(6, dtype=np.float32).tobytes())
+    model = parse("""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 2] x, int64[1] i) => (float[n, 3] y)
+    { r = Gather (table, i) c = Cast <to = 1> (r) h = MatMul (x, w) y = Add (h, c) }""")
+    for name, kind, dims, offset, length in [("table", TensorProto.UINT8, [size], 0, size), ("w", TensorProto.FLOAT, [2, 3], size, 24)]:
+        tensor = model.graph.initializer.add(name=name, data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL)
+        for key, value in {"location": "w.bin", "offset": offset, "length": length}.items():
+            tensor.external_data.add(key=key, value=str(value))
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return str(folder / "m.onnx")
+
+
+def test_models_over_2_gib_are_mapped_not_read(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    layer = ortmod.OnnxModule(big_model(tmp_path))
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    y = layer(x, torch.tensor([5 * GIB // 2 - 1]))
+    y.sum().backward()
+    np.testing.assert_array_equal(y.detach().numpy(), x.numpy() @ np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.testing.assert_array_equal(dict(layer.named_parameters())["w"].grad.numpy(), np.repeat([[4], [6]], 3, 1))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # KiB
+    with pytest.raises(ortmod.ModelError, match="larger than 2 GiB: write it to a file"):
+        layer.to_onnx()
+
+
+@pytest.mark.skipif(not os.environ.get("ORTMOD_BIG_TESTS"), reason="writes 2.5 GiB; ORTMOD_BIG_TESTS=1 runs it")
+def test_models_over_2_gib_are_written(tmp_path):
+    layer = ortmod.OnnxModule(big_model(tmp_path))
+    with torch.no_grad():
+        dict(layer.named_parameters())["w"].fill_(2)
+    (tmp_path / "out").mkdir()
+    layer.to_onnx(tmp_path / "out" / "m.onnx")
+    again = ortmod.OnnxModule(str(tmp_path / "out" / "m.onnx"))
+    np.testing.assert_array_equal(again(torch.ones(1, 2), torch.tensor([7])).detach().numpy(), [[4, 4, 4]])
 
 
 def test_tensors_handed_in_keep_the_proto_small():

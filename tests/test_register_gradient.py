@@ -1,5 +1,8 @@
 """Gradient rules that users give for an operator."""
 
+import copy
+import pickle
+
 import nets
 import onnx.parser
 import onnxruntime
@@ -172,3 +175,21 @@ def test_unwanted_outputs_of_functions(restored):
     rule = '<domain: "rules", opset_import: ["": 18]> rule (a, b, c, db, dc) => (da) { da = Mul(dc, a) }'
     ortmod.register_gradient("f::Pair", rule)
     nets.close(gradient(ortmod.OnnxModule(model)), torch.tensor([-0.3, 1.2, -2.0]))
+
+
+def test_rules_of_functions_stay_with_copies(restored):
+    rule = '<domain: "rules", opset_import: ["": 18]> rule (a, b, db) => (da) { da = Mul(db, a) }'
+    ortmod.register_gradient("f::Twice", rule)
+    model = with_functions("t = f.Twice <gain = 5.0> (x)  y = Exp(t)")
+    layer = ortmod.OnnxModule(model)
+    x = torch.tensor([0.3, -1.2, 2.0])
+    wanted = (5 * x).exp() * x
+    for each in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        nets.close(gradient(each), wanted)
+        built = each.gradient_model(wrt=["x"])
+        assert [(o.domain, o.version) for o in built.opset_import if o.domain != "f"] == [("", 18)]
+        session = onnxruntime.InferenceSession(built.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(["x_grad"], {"x": x.numpy(), "y_grad": torch.ones(3).numpy()})[0]
+        nets.close(torch.from_numpy(found), wanted)
+    with pytest.raises(ortmod.ModelError, match="keeps its opset"):
+        ortmod.build_gradient(model, wrt=["x"], opset=20)

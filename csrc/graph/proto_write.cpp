@@ -167,14 +167,31 @@ void Writer::node(const Node& n, onnx::NodeProto* p) {
   metadata(n.metadata, p->mutable_metadata_props());
 }
 
+bool has_own_nodes(const Graph& g) {
+  const auto inside = [](const Attr& a) {
+    if (const auto* s = std::get_if<std::shared_ptr<Graph>>(&a)) return has_own_nodes(**s);
+    const auto* list = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a);
+    return list && std::any_of(list->begin(), list->end(), [](const auto& s) { return has_own_nodes(*s); });
+  };
+  return std::any_of(g.nodes().begin(), g.nodes().end(), [&](const Node* n) {
+    return n->op->domain == "ortmod" || std::any_of(n->attrs.begin(), n->attrs.end(), [&](const auto& a) { return inside(a.second); });
+  });
+}
+
 onnx::ModelProto header(const Graph& g, const WriteOptions& options) {
   onnx::ModelProto m;
   m.set_ir_version(std::max<int64_t>(g.ir_version ? g.ir_version : ir_version_of_opset(g.opset()), kOldestIr));
   m.set_producer_name(options.producer);
   for (const auto& [domain, version] : g.opsets) {
+    if (domain == "ortmod") continue;
     auto* o = m.add_opset_import();
     o->set_domain(domain);
     o->set_version(version);
+  }
+  if (has_own_nodes(g)) {
+    auto* o = m.add_opset_import();
+    o->set_domain("ortmod");
+    o->set_version(1);
   }
   metadata(g.metadata, m.mutable_metadata_props());
   return m;
