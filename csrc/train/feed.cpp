@@ -21,16 +21,25 @@ struct Random {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
   }
-  /// Uniform in [0, n), by multiplication; rejects what would be biased.
-  uint64_t below(uint64_t n) {
-    auto m = static_cast<unsigned __int128>((*this)()) * n;
-    if (static_cast<uint64_t>(m) < n) {
-      const uint64_t threshold = -n % n;
-      while (static_cast<uint64_t>(m) < threshold) m = static_cast<unsigned __int128>((*this)()) * n;
-    }
-    return static_cast<uint64_t>(m >> 64);
-  }
 };
+
+/// Uniform in [0, n) from 32 random bits, by multiplication; draws again what would be biased.
+uint64_t below(uint32_t bits, uint32_t n, Random& random) {
+  uint64_t m = uint64_t{bits} * n;
+  if (static_cast<uint32_t>(m) < n) {
+    const uint32_t threshold = -n % n;
+    while (static_cast<uint32_t>(m) < threshold) m = (random() >> 32) * n;
+  }
+  return m >> 32;
+}
+
+/// The same for numbers beyond 32 bits.
+uint64_t below(uint64_t n, Random& random) {
+  auto m = static_cast<unsigned __int128>(random()) * n;
+  const uint64_t threshold = -n % n;
+  while (static_cast<uint64_t>(m) < threshold) m = static_cast<unsigned __int128>(random()) * n;
+  return static_cast<uint64_t>(m >> 64);
+}
 
 }  // namespace
 
@@ -39,8 +48,15 @@ void permute(std::vector<int64_t>& order, int64_t n, uint64_t seed, int64_t epoc
   std::iota(order.begin(), order.end(), int64_t{0});
   Random mix{seed};
   Random random{mix() ^ (static_cast<uint64_t>(epoch) * 0xd1342543de82ef95u)};
-  for (int64_t i = n - 1; i > 0; --i)
-    std::swap(order[static_cast<size_t>(i)], order[random.below(static_cast<uint64_t>(i) + 1)]);
+  int64_t* at = order.data();
+  int64_t i = n - 1;
+  for (; i >= int64_t{1} << 31; --i) std::swap(at[i], at[below(static_cast<uint64_t>(i) + 1, random)]);
+  for (; i > 1; i -= 2) {  // two numbers of one draw
+    const uint64_t bits = random();
+    std::swap(at[i], at[below(static_cast<uint32_t>(bits), static_cast<uint32_t>(i) + 1, random)]);
+    std::swap(at[i - 1], at[below(static_cast<uint32_t>(bits >> 32), static_cast<uint32_t>(i), random)]);
+  }
+  if (i == 1) std::swap(at[1], at[below(static_cast<uint32_t>(random()), 2, random)]);
 }
 
 Feed::Feed(std::vector<at::Tensor> columns, int64_t batch)

@@ -75,7 +75,7 @@ class BaseLearningLoss(Parameters):
 
 class _RowLoss(BaseLearningLoss):
     convention: str
-    _text = ""
+    _text, _total = "", "total"
     _integer_labels = False
 
     def _values(self) -> dict[str, Any]:
@@ -97,6 +97,7 @@ class _RowLoss(BaseLearningLoss):
             name=self._text,
             L=label,
             losses=graphs.text(self._text, **self._values(), **common),
+            total=graphs.text(self._total),
             scale=graphs.text(scale, **factors, **common),
             **common,
         )
@@ -105,7 +106,7 @@ class _RowLoss(BaseLearningLoss):
 class SquareLearningLoss(_RowLoss):
     """Half the square of the difference, summed; see the module for the conventions."""
 
-    _text = "square_loss"
+    _text, _total = "square_loss", "total_square"
 
     def __init__(self, convention: str = "onnxcustom") -> None:
         self.convention = convention

@@ -18,6 +18,7 @@ constexpr int kRows = 8, kVecs = 3;
 constexpr int kRows = 4, kVecs = 2;
 #endif
 constexpr int64_t kBlockK = 256;
+constexpr int64_t kNarrow = 4, kNarrowRows = 256;  // columns (and rows) of a result that is computed by columns
 
 /// One call of the micro-kernel: `k` steps on a block of C.
 template <class T>
@@ -294,6 +295,34 @@ void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
     if (t.tb) return dots(t, b, inc_b, a, c, g.ldc, bias, t.epilogue.col);
     t.ldc = g.m;
     return gemm_small(t, b, a, c);
+  }
+  if (g.n > 1 && g.n <= kNarrow && g.m >= 2 * g.n && !g.ta) {
+    // A few columns: each is a column as above.
+    Gemm t = g;
+    t.m = 1;
+    t.n = g.m;
+    t.ldb = g.lda;
+    t.tb = true;
+    for (int64_t j = 0; j < g.n; ++j)
+      dots(t, b + j * (g.tb ? g.ldb : 1), g.tb ? 1 : g.ldb, a, c + j, g.ldc, bias ? bias + j * g.epilogue.col : nullptr,
+           g.epilogue.row);
+    return;
+  }
+  if (g.n > 1 && g.n <= kNarrow && g.m >= 2 * g.n && g.m <= kNarrowRows && g.ta && (!bias || g.epilogue.row <= 1)) {
+    // C' = B' * A' by rows, then transposed.
+    alignas(64) T rows[kNarrow * kNarrowRows];
+    Gemm t = g;
+    std::swap(t.m, t.n);
+    t.lda = g.ldb;
+    t.ldb = g.lda;
+    t.ldc = g.m;
+    t.ta = !g.tb;
+    t.tb = false;
+    std::swap(t.epilogue.row, t.epilogue.col);
+    gemm_small(t, b, a, rows);
+    for (int64_t j = 0; j < g.n; ++j)
+      for (int64_t i = 0; i < g.m; ++i) c[i * g.ldc + j] = rows[j * g.m + i];
+    return;
   }
   if (g.tb && g.m <= 2) {
     for (int64_t i = 0; i < g.m; ++i)
