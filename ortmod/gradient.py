@@ -50,7 +50,7 @@ def build_gradient(
         raise GradientError(f"[differentiate] unreachable: got {unreachable!r}, expected 'error' or 'zero'")
     base = load(model)
     if not isinstance(opset, str):
-        base = _at_opset(base, opset)
+        base = at_opset(base, opset)
     graph = _in_mode(base, training)
     names = _names(wrt, "wrt") if wrt is not None else [c["name"] for c in graph.choices() if c["trainable"]]
     if not names:
@@ -135,21 +135,24 @@ def _upgraded(base: _C.Model, training: bool | str, options: _C.GradientOptions,
     while forms := graph.old_forms(options):
         target = max(needed for _, needed, _ in forms)
         if opset == "keep":
-            nodes = list(dict.fromkeys(node for node, _, _ in forms))
-            costs = dict.fromkeys(cost for _, _, cost in forms)
-            some = ", ".join(nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
-            warnings.warn(
-                f"at opset {graph.opsets.get('', 0)} the gradients of {some} take {'; '.join(costs)}; "
-                f"opset='upgrade' raises the model to opset {target}",
-                stacklevel=3,
-            )
+            warn_of_old_forms(graph.opsets.get("", 0), forms, target)
             return graph
         base = _converted(base, target)
         graph = _in_mode(base, training)
     return graph
 
 
-def _at_opset(graph: _C.Model, target: int) -> _C.Model:
+def warn_of_old_forms(opset: int, forms: list[tuple[str, int, str]], target: int) -> None:
+    nodes = list(dict.fromkeys(node for node, _, _ in forms))
+    costs = dict.fromkeys(cost for _, _, cost in forms)
+    some = ", ".join(nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
+    warnings.warn(
+        f"at opset {opset} the gradients of {some} take {'; '.join(costs)}; opset='upgrade' raises the model to opset {target}",
+        stacklevel=4,
+    )
+
+
+def at_opset(graph: _C.Model, target: int) -> _C.Model:
     return graph if target == graph.opsets.get("", 0) else _converted(graph, target)
 
 

@@ -13,7 +13,7 @@ constexpr int kBatchNormSwitch = 14;
 
 class Switch {
  public:
-  Switch(Graph& g, bool training, bool top) : g_(g), training_(training), top_(top) {}
+  Switch(Graph& g, bool training, bool top, const std::unordered_set<std::string>& frozen) : g_(g), training_(training), top_(top), frozen_(frozen) {}
 
   void run() {
     std::vector<Node*> old;
@@ -25,9 +25,9 @@ class Switch {
       g_.order().push_back(n);
       if (n->is("BatchNormalization")) batch_norm(*n);
       for (auto& [key, a] : n->attrs) {
-        if (auto* p = std::get_if<std::shared_ptr<Graph>>(&a)) Switch(**p, training_, false).run();
+        if (auto* p = std::get_if<std::shared_ptr<Graph>>(&a)) Switch(**p, training_, false, frozen_).run();
         if (auto* q = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a))
-          for (auto& e : *q) Switch(*e, training_, false).run();
+          for (auto& e : *q) Switch(*e, training_, false, frozen_).run();
       }
     }
     g_.compact();
@@ -89,8 +89,14 @@ class Switch {
     updates.push_back({statistic, value});
   }
 
+  bool trains(const Node& n) const {
+    if (!training_ || frozen_.empty()) return training_;
+    const auto held = [&](const Value* v) { return v && frozen_.contains(v->name); };
+    return !held(n.in(3)) && !held(n.in(4));
+  }
+
   void batch_norm(Node& n) {
-    if (!training_ || n.version < kBatchNormSwitch) {
+    if (!trains(n) || n.version < kBatchNormSwitch) {
       if (n.find("training_mode")) n.set("training_mode", int64_t{0});
       for (size_t i = 1; i < n.outputs.size(); ++i)
         if (Value* v = n.outputs[i]) {
@@ -141,7 +147,7 @@ class Switch {
 
   /// Before opset 14: the formula itself.
   bool old_batch_norm(Rewrite& r, Node& n) {
-    if (!training_ || n.version >= kBatchNormSwitch) return false;
+    if (!trains(n) || n.version >= kBatchNormSwitch) return false;
     const Type x = r.in()->type;
     if (!n.attr("spatial", true)) fail(ErrorKind::kUnsupportedOp, "mode", "training with spatial=0 is not supported", n);
     if (!x.has_rank || x.rank() < 2) fail(ErrorKind::kModel, "mode", "the rank of the input is not known, which training in this opset needs", n, 0);
@@ -177,12 +183,13 @@ class Switch {
 
   Graph& g_;
   const bool training_, top_;
+  const std::unordered_set<std::string>& frozen_;
 };
 
 }  // namespace
 
-std::vector<BufferUpdate> set_training(Graph& g, bool training) {
-  Switch s(g, training, true);
+std::vector<BufferUpdate> set_training(Graph& g, bool training, const std::unordered_set<std::string>& frozen) {
+  Switch s(g, training, true, frozen);
   s.run();
   return std::move(s.updates);
 }

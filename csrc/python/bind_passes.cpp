@@ -32,10 +32,10 @@ py::tuple optimised(const Model& m, const std::vector<std::string>& variable, co
   return py::make_tuple(Model{std::move(g)}, reports);
 }
 
-py::tuple switched(const Model& m, bool training) {
+py::tuple switched(const Model& m, bool training, const std::vector<std::string>& frozen) {
   auto g = m.graph->clone();
   py::list updates;
-  for (const BufferUpdate& u : set_training(*g, training)) {
+  for (const BufferUpdate& u : set_training(*g, training, {frozen.begin(), frozen.end()})) {
     updates.append(py::make_tuple(u.weight->name, u.new_value->name));
     g->outputs.push_back(u.new_value);
   }
@@ -60,7 +60,7 @@ void bind_passes(py::module_& m) {
     verify(*g, "canonicalise");
     return Model{std::move(g)};
   });
-  m.def("switched", &switched, py::arg("model"), py::arg("training"));
+  m.def("switched", &switched, py::arg("model"), py::arg("training"), py::arg("frozen") = std::vector<std::string>{});
 }
 
 }  // namespace ortmod

@@ -14,7 +14,7 @@ from ortmod._errors import DTypeError, ModelError
 from ortmod._model import TORCH_TO_ONNX
 
 OPSET = 15
-_TYPES = {1: "float", 11: "double"}
+TYPES = {1: "float", 11: "double"}
 
 
 @cache
@@ -28,7 +28,7 @@ def element_type(dtype: Any) -> int:
         code = TORCH_TO_ONNX[dtype]
     else:
         code = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    if code not in _TYPES:
+    if code not in TYPES:
         raise DTypeError(f"[compose] dtype: got {dtype}, expected float32 or float64")
     return code
 
@@ -37,7 +37,7 @@ def _filled(template: Template, dtype: Any, opset: int | None, values: dict[str,
     """Numbers are written so that they are read back exactly."""
     code = element_type(dtype)
     filled = {key: repr(float(v)) if isinstance(v, float) else str(v) for key, v in values.items()}
-    return template.substitute({"T": _TYPES[code], "code": code, "opset": opset or OPSET, **filled})
+    return template.substitute({"T": TYPES[code], "code": code, "opset": opset or OPSET, **filled})
 
 
 def text(name: str, /, *, dtype: Any = np.float32, opset: int | None = None, **values: Any) -> str:

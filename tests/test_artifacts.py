@@ -1,0 +1,509 @@
+"""Artifacts: the documents' samples, training on the stock runtime against torch, names, opsets, batch norm, bad input."""
+
+import os
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from nets import close, exported, mlp, parse
+from stock import StockTrainer
+from torch import nn
+
+from ortmod import GradientError, ModelError, OrtmodError
+from ortmod.training import artifacts, checkpoint, onnxblock
+from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
+
+WEIGHTS = ["0.weight", "0.bias", "2.weight", "2.bias"]
+STEPS = 20
+
+
+def two_outputs():
+    g = torch.Generator().manual_seed(3)
+    shapes = {"weight1": (4, 3), "bias1": (3,), "weight2": (4, 2), "bias2": (2,), "weight3": (4, 4), "bias3": (4,)}
+    weights = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N, 4] x) => (float[N, 3] output1, float[N, 2] output2) {
+        hidden = Gemm(x, weight3, bias3)
+        active = Tanh(hidden)
+        output1 = Gemm(active, weight1, bias1)
+        output2 = Gemm(active, weight2, bias2)
+    }""",
+        **weights,
+    )
+    return model, weights
+
+
+def compare(directory, network, optimizer, loss_of, inputs, rate, steps=STEPS, tolerance=1e-5, clip=None):
+    """Losses of the stock runtime and of torch are the same, step by step; so are the weights."""
+    trainer = StockTrainer(directory)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        optimizer.step()
+        expected = loss.item()
+        assert abs(trainer.fit_step(rate, **inputs) - expected) <= tolerance * max(1, abs(expected))
+    for name, value in dict(network.named_parameters()).items():
+        if name in trainer.parameters:
+            np.testing.assert_allclose(trainer.parameters[name], value.detach().numpy(), rtol=1e-4, atol=1e-5)
+    return trainer
+
+
+def test_the_first_sample_of_the_documents(tmp_path, monkeypatch):
+    base_model, _ = two_outputs()
+    del base_model.graph.output[1], base_model.graph.node[3]
+    onnx.save(base_model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    script = """
+from ortmod.training import artifacts
+model_path = "model.onnx"
+base_model = onnx.load(model_path)
+requires_grad = ["weight1", "bias1"]
+frozen_params = ["weight3", "bias3"]
+artifacts.generate_artifacts(base_model, requires_grad = requires_grad, frozen_params = frozen_params,
+                             loss = artifacts.LossType.CrossEntropyLoss, optimizer = artifacts.OptimType.AdamW)
+"""
+    exec(script, {"onnx": onnx})
+    assert sorted(os.listdir()) == ["checkpoint", "eval_model.onnx", "model.onnx", "optimizer_model.onnx", "training_model.onnx"]
+    trainer = StockTrainer(tmp_path)
+    feeds = {"x": np.random.randn(8, 4).astype(np.float32), "labels": np.arange(8) % 3}
+    losses = [trainer.fit_step(0.05, **feeds) for _ in range(50)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_custom_loss_of_the_documents(tmp_path, monkeypatch):
+    base, weights = two_outputs()
+    onnx.save(base, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    script = """
+import onnx
+import ortmod.training.onnxblock as onnxblock
+from ortmod.training import artifacts
+
+# Define a custom loss block that takes in two inputs
+# and performs a weighted average of the losses from these
+# two inputs.
+class WeightedAverageLoss(onnxblock.Block):
+    def __init__(self):
+        self._loss1 = onnxblock.loss.MSELoss()
+        self._loss2 = onnxblock.loss.MSELoss()
+        self._w1 = onnxblock.blocks.Constant(0.4)
+        self._w2 = onnxblock.blocks.Constant(0.6)
+        self._add = onnxblock.blocks.Add()
+        self._mul = onnxblock.blocks.Mul()
+
+    def build(self, loss_input_name1, loss_input_name2):
+        # The build method defines how the block should be stacked on top of
+        # loss_input_name1 and loss_input_name2
+
+        # Returns weighted average of the two losses
+        return self._add(
+            self._mul(self._w1(), self._loss1(loss_input_name1, target_name="target1")),
+            self._mul(self._w2(), self._loss2(loss_input_name2, target_name="target2"))
+        )
+
+my_custom_loss = WeightedAverageLoss()
+
+# Load the onnx model
+model_path = "model.onnx"
+base_model = onnx.load(model_path)
+
+# Define the parameters that need their gradient computed
+requires_grad = ["weight1", "bias1", "weight2", "bias2"]
+frozen_params = ["weight3", "bias3"]
+
+# Now, we can invoke generate_artifacts with this custom loss function
+artifacts.generate_artifacts(base_model, requires_grad = requires_grad, frozen_params = frozen_params,
+                            loss = my_custom_loss, optimizer = artifacts.OptimType.AdamW)
+"""
+    exec(script, {})
+    parameters = {name: nn.Parameter(value.clone(), name[-1] != "3") for name, value in weights.items()}
+    module = nn.ParameterDict(parameters)
+    x, t1, t2 = torch.randn(8, 4), torch.randn(8, 3), torch.randn(8, 2)
+
+    def loss():
+        h = torch.tanh(x @ module["weight3"] + module["bias3"])
+        first = nn.functional.mse_loss(h @ module["weight1"] + module["bias1"], t1)
+        return 0.4 * first + 0.6 * nn.functional.mse_loss(h @ module["weight2"] + module["bias2"], t2)
+
+    optimizer = torch.optim.AdamW([p for p in module.values() if p.requires_grad], lr=0.01, eps=1e-6, weight_decay=0)
+    inputs = {"x": x.numpy(), "target1": t1.numpy(), "target2": t2.numpy()}
+    compare(tmp_path, module, optimizer, loss, inputs, 0.01)
+
+
+def test_inputs_and_outputs_are_in_the_order_of_onnxruntime(tmp_path):
+    _, model = mlp()
+    generate_artifacts(
+        model, ["2.weight", "0.weight"], ["0.bias"], LossType.MSELoss, OptimType.AdamW, tmp_path, additional_output_names=["h0"]
+    )
+    training = onnx.load(tmp_path / "training_model.onnx")
+    parameters = ["0.weight", "0.bias", "2.weight"]
+    buffers = [f"{n}_grad.accumulation.buffer" for n in ("0.weight", "2.weight")]
+    assert [v.name for v in training.graph.input] == ["x", "target", *parameters, *buffers, "lazy_reset_grad"]
+    outs = [f"{n}_grad.accumulation.out" for n in ("0.weight", "2.weight")]
+    assert [v.name for v in training.graph.output] == ["loss", "h0", *outs]
+    evaluation = onnx.load(tmp_path / "eval_model.onnx")
+    assert [v.name for v in evaluation.graph.input] == ["x", "target", *parameters]
+    assert [v.name for v in evaluation.graph.output] == ["loss", "h0"]
+    update = onnx.load(tmp_path / "optimizer_model.onnx")
+    states = ["first_order_moments", "second_order_moments"]
+    assert [v.name for v in update.graph.input] == ["learning_rate", "step", "params", "gradients", *states]
+    assert [v.name for v in update.graph.output] == ["updated_params", *(f"updated_{s}" for s in states)]
+    for part in (training, evaluation, update):
+        onnx.checker.check_model(part, full_check=True)
+        assert part.ir_version == model.ir_version
+        assert [(o.domain, o.version) for o in part.opset_import] == [("", 18)]
+        assert not part.functions and {node.domain for node in part.graph.node} == {""}
+
+
+def test_the_files_do_not_depend_on_what_was_built_before(tmp_path):
+    _, model = mlp()
+    for name in ("a", "b"):
+        generate_artifacts(model, WEIGHTS, None, LossType.CrossEntropyLoss, OptimType.SGD, tmp_path / name)
+    for file in os.listdir(tmp_path / "a"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+LOSSES = {
+    LossType.MSELoss: (nn.functional.mse_loss, lambda n, k: torch.randn(n, k)),
+    LossType.L1Loss: (nn.functional.l1_loss, lambda n, k: torch.randn(n, k)),
+    LossType.BCEWithLogitsLoss: (nn.functional.binary_cross_entropy_with_logits, lambda n, k: torch.rand(n, k)),
+    LossType.CrossEntropyLoss: (nn.functional.cross_entropy, lambda n, k: torch.randint(0, k, (n,))),
+}
+
+
+@pytest.mark.parametrize("kind", LossType)
+def test_losses_train_as_in_torch_on_the_stock_runtime(tmp_path, kind):
+    dtype = (
+        torch.float64 if kind == LossType.L1Loss else torch.float32
+    )  # sums of signs cancel to 0 or to a rounding, which Adam scales
+    network, model = mlp((10, 8, 3), dtype)
+    generate_artifacts(model, WEIGHTS, None, kind, OptimType.AdamW, tmp_path)
+    function, target_of = LOSSES[kind]
+    x, target = torch.randn(16, 10, dtype=dtype), target_of(16, 3)
+    target = target.to(dtype) if target.is_floating_point() else target
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, eps=1e-6, weight_decay=0)
+    inputs = {"x": x.numpy(), "labels" if kind == LossType.CrossEntropyLoss else "target": target.numpy()}
+    compare(tmp_path, network, optimizer, lambda: function(network(x), target), inputs, 0.01)
+
+
+def hugging_face(parameters, **options):
+    """The update that onnxruntime-training 1.19.2 writes by default, in torch."""
+
+    class Update(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    state = self.state[p]
+                    t = state["t"] = state.get("t", 0) + 1
+                    m = state["m"] = 0.9 * state.get("m", 0) + 0.1 * p.grad
+                    v = state["v"] = 0.999 * state.get("v", 0) + 0.001 * p.grad**2
+                    p -= group["lr"] * (1 - 0.999**t) ** 0.5 / (1 - 0.9**t) * m / (v.sqrt() + 1e-6)
+                    p -= p * group["lr"] * group["weight_decay"]
+
+    return Update(parameters, options)
+
+
+AdamW, SGD = onnxblock.optim.AdamW, onnxblock.optim.SGD
+OPTIMIZERS = [
+    (AdamW(weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, eps=1e-6, weight_decay=0.1), None),
+    (AdamW(betas=(0.8, 0.9), eps=1e-8), lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9), weight_decay=0), None),
+    (AdamW(clip_grad=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, eps=1e-6, weight_decay=0), 0.1),
+    (AdamW(form="ort", weight_decay=0.1), lambda p: hugging_face(p, lr=0.01, weight_decay=0.1), None),
+    (SGD(), lambda p: torch.optim.SGD(p, lr=0.01), None),
+    (SGD(clip_grad=onnxblock.optim.ClipGradNorm(0.2)), lambda p: torch.optim.SGD(p, lr=0.01), 0.2),
+    (SGD(momentum=0.9, weight_decay=0.1), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1), None),
+    (SGD(momentum=0.9, nesterov=True), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True), None),
+]
+
+
+@pytest.mark.parametrize("block, theirs, clip", OPTIMIZERS)
+def test_optimizers_update_as_torch_does(tmp_path, block, theirs, clip):
+    network, model = mlp((10, 8, 3))
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, block, tmp_path)
+    x, target = torch.randn(16, 10), torch.randn(16, 3)
+    inputs = {"x": x.numpy(), "target": target.numpy()}
+    compare(
+        tmp_path, network, theirs(network.parameters()), lambda: nn.functional.mse_loss(network(x), target), inputs, 0.01, clip=clip
+    )
+
+
+def test_groups_have_their_own_rates_and_decays(tmp_path):
+    network, model = mlp((10, 8, 3))
+    groups = [{"params": "*.bias", "weight_decay": 0.0, "lr_scale": 0.5}, {"params": ["2.weight"], "lr_scale": 0.0}]
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, AdamW(weight_decay=0.2, groups=groups), tmp_path)
+    first, last = network[0], network[2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [first.weight]},
+            {"params": [first.bias, last.bias], "weight_decay": 0.0, "lr": 0.005},
+            {"params": [last.weight], "lr": 0.0},
+        ],
+        lr=0.01,
+        eps=1e-6,
+        weight_decay=0.2,
+    )
+    x, target = torch.randn(16, 10), torch.randn(16, 3)
+    inputs = {"x": x.numpy(), "target": target.numpy()}
+    trainer = compare(tmp_path, network, optimizer, lambda: nn.functional.mse_loss(network(x), target), inputs, 0.01)
+    start = checkpoint.load(tmp_path / "checkpoint").parameters
+    assert np.array_equal(trainer.parameters["2.weight"], start["2.weight"])
+
+
+def test_gradients_accumulate_until_reset(tmp_path):
+    network, model = mlp((10, 8, 3))
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, OptimType.SGD, tmp_path)
+    trainer = StockTrainer(tmp_path)
+    x, t = torch.randn(4, 10), torch.randn(4, 3)
+    nn.functional.mse_loss(network(x), t).backward()
+    for reset, factor in ((True, 1), (False, 2), (False, 3), (True, 1)):
+        trainer.accumulate(reset, x=x.numpy(), target=t.numpy())
+        for name, found in zip(WEIGHTS, trainer.gradients, strict=True):
+            close(torch.from_numpy(found), factor * dict(network.named_parameters())[name].grad)
+
+
+class Convolutional(nn.Sequential):
+    def __init__(self):
+        pool = [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 9, 3)]
+        super().__init__(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), *pool)
+
+
+def test_batch_norm_trains_and_updates_its_statistics(tmp_path):
+    network = Convolutional().train()
+    model = exported(network, torch.randn(4, 1, 8, 8))
+    names = [n for n, _ in network.named_parameters()]
+    generate_artifacts(model, names, None, LossType.CrossEntropyLoss, OptimType.AdamW, tmp_path)
+    x, y = torch.randn(16, 1, 8, 8), torch.randint(0, 3, (16,))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, eps=1e-6, weight_decay=0)
+    run = {model.graph.input[0].name: x.numpy(), "labels": y.numpy()}
+    trainer = compare(tmp_path, network, optimizer, lambda: nn.functional.cross_entropy(network(x), y), run, 0.01)
+    for name in ("1.running_mean", "1.running_var"):
+        np.testing.assert_allclose(trainer.parameters[name], dict(network.named_buffers())[name], rtol=1e-4, atol=1e-5)
+    evaluation = onnxruntime.InferenceSession(tmp_path / "eval_model.onnx")
+    (found,) = evaluation.run(None, {**run, **trainer.parameters})
+    network.eval()
+    assert abs(found - nn.functional.cross_entropy(network(x), y).item()) < 1e-4
+
+
+def test_frozen_statistics_normalise_in_training(tmp_path):
+    network = Convolutional()
+    network[1].running_mean += 0.3
+    network[1].running_var *= 2
+    model = exported(network.train(), torch.randn(4, 1, 8, 8))
+    names, frozen = [n for n, _ in network.named_parameters()], ["1.running_mean", "1.running_var"]
+    generate_artifacts(model, names, frozen, LossType.CrossEntropyLoss, OptimType.SGD, tmp_path)
+    network[1].eval()
+    x, y = torch.randn(16, 1, 8, 8), torch.randint(0, 3, (16,))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    run = {model.graph.input[0].name: x.numpy(), "labels": y.numpy()}
+    trainer = compare(tmp_path, network, optimizer, lambda: nn.functional.cross_entropy(network(x), y), run, 0.1)
+    assert not [name for name in trainer.outputs if name.endswith(".updated")]
+
+
+def test_a_folded_batch_norm_is_explained(tmp_path):
+    network, sample = Convolutional().train(), torch.randn(4, 1, 8, 8)
+    path = tmp_path / "model.onnx"
+    options = {"export_params": True, "training": torch.onnx.TrainingMode.TRAINING, "do_constant_folding": False}
+    torch.onnx.export(network, (sample,), str(path), verbose=False, **options)
+    with pytest.warns(UserWarning, match="folded BatchNormalization"):
+        generate_artifacts(path, ["0.weight"], None, LossType.CrossEntropyLoss, None, tmp_path / "out")
+    with pytest.warns(UserWarning), pytest.raises(ModelError, match="optimize=False"):
+        generate_artifacts(path, ["1.weight"], None, LossType.CrossEntropyLoss, None, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 15, 21])
+def test_every_opset_is_kept(tmp_path, opset):
+    text = '<ir_version: 8, opset_import: ["" : %d]> net (float[N, 3] x) => (float[N, 2] y) { z = MatMul(x, w)  y = Add(z, b) }'
+    weights = {"w": torch.randn(3, 2), "b": torch.randn(2)}
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        generate_artifacts(parse(text % opset, **weights), ["w", "b"], None, LossType.MSELoss, OptimType.SGD, tmp_path)
+    assert bool([w for w in seen if "optimizer model" in str(w.message)]) == (opset < 11)
+    for part in ("training_model.onnx", "eval_model.onnx"):
+        assert onnx.load(tmp_path / part).opset_import[0].version == opset
+    x, target = torch.randn(5, 3), torch.randn(5, 2)
+    module = nn.ParameterDict({name: nn.Parameter(value.clone()) for name, value in weights.items()})
+    loss = lambda: nn.functional.mse_loss(x @ module["w"] + module["b"], target)  # noqa: E731
+    inputs = {"x": x.numpy(), "target": target.numpy()}
+    compare(tmp_path, module, torch.optim.SGD(module.parameters(), lr=0.1), loss, inputs, 0.1)
+
+
+def test_an_old_opset_is_upgraded_on_request(tmp_path):
+    text = '<ir_version: 8, opset_import: ["" : 9]> net (float[N, 3] x) => (float[N, 2] y) { y = MatMul(x, w) }'
+    model = parse(text, w=torch.randn(3, 2))
+    with pytest.raises(ModelError, match='opset="upgrade"'):
+        generate_artifacts(model, ["w"], None, LossType.CrossEntropyLoss, None, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    generate_artifacts(model, ["w"], None, LossType.CrossEntropyLoss, OptimType.SGD, tmp_path, opset="upgrade")
+    assert onnx.load(tmp_path / "training_model.onnx").opset_import[0].version >= 12
+    feeds = {"x": np.random.randn(5, 3).astype(np.float32), "labels": np.arange(5) % 2}
+    trainer = StockTrainer(tmp_path)
+    assert trainer.fit_step(0.1, **feeds) > trainer.fit_step(0.1, **feeds)
+
+
+def test_double_models_train(tmp_path):
+    network, model = mlp((10, 8, 3), torch.float64)
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, AdamW(), tmp_path)
+    x, target = torch.randn(16, 10).double(), torch.randn(16, 3).double()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, eps=1e-6, weight_decay=0)
+    inputs = {"x": x.numpy(), "target": target.numpy()}
+    compare(tmp_path, network, optimizer, lambda: nn.functional.mse_loss(network(x), target), inputs, 0.01, tolerance=1e-7)
+
+
+def test_optional_outputs_need_not_be_declared(tmp_path):
+    model = parse(
+        """<ir_version: 9, opset_import: ["" : 17]> net (float[N, 4] x, int64[N] t) => (float loss) {
+        h = MatMul(x, w)
+        n = LayerNormalization(h, scale)
+        loss = SoftmaxCrossEntropyLoss(n, t)
+    }""",
+        w=torch.randn(4, 3),
+        scale=torch.ones(3),
+    )
+    generate_artifacts(model, ["w", "scale"], None, None, OptimType.SGD, tmp_path)
+    trainer = StockTrainer(tmp_path)
+    feeds = {"x": np.random.randn(6, 4).astype(np.float32), "t": np.arange(6) % 3}
+    losses = [trainer.fit_step(0.5, **feeds) for _ in range(30)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_path_with_external_data_a_prefix_and_a_nominal_checkpoint(tmp_path):
+    _, model = mlp((100, 80, 3))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    out = tmp_path / "made" / "here"
+    report = generate_artifacts(
+        str(path), None, None, LossType.CrossEntropyLoss, OptimType.AdamW, out, prefix="my_", nominal_checkpoint=True
+    )
+    assert sorted(os.listdir(out)) == [
+        "my_checkpoint",
+        "my_eval_model.onnx",
+        "my_nominal_checkpoint",
+        "my_optimizer_model.onnx",
+        "my_training_model.onnx",
+    ]
+    assert sorted(report.files) == sorted(out / name for name in os.listdir(out))
+    assert "0.weight" in str(report)
+    nominal = checkpoint.load(out / "my_nominal_checkpoint")
+    full = checkpoint.load(out / "my_checkpoint")
+    assert nominal.nominal and not full.nominal
+    assert nominal.trainable == full.trainable == WEIGHTS
+    trainer = StockTrainer(out, "my_")
+    feeds = {"x": np.random.randn(8, 100).astype(np.float32), "labels": np.arange(8) % 3}
+    assert trainer.fit_step(0.01, **feeds) > trainer.fit_step(0.01, **feeds)
+
+
+def test_ort_format_adds_files(tmp_path):
+    _, model = mlp()
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, None, tmp_path, ort_format=True)
+    assert {"training_model.onnx", "training_model.ort", "eval_model.ort"} <= set(os.listdir(tmp_path))
+    session = onnxruntime.InferenceSession(tmp_path / "eval_model.ort")
+    assert [i.name for i in session.get_inputs()][:2] == ["x", "target"]
+
+
+def scalar_model():
+    return parse('<ir_version: 8, opset_import: ["" : 17]> m (float[2] x) => (float[2] y) { y = Mul(x, w) }', w=torch.ones(2))
+
+
+def with_unused(model):
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "unused"))
+    return model
+
+
+BAD = {
+    "model of another kind": (lambda: {"model": 3}, RuntimeError, "string or an ONNX ModelProto"),
+    "no such file": (lambda: {"model": "nowhere.onnx"}, RuntimeError, "no file nowhere.onnx"),
+    "unknown parameter": (
+        lambda: {"requires_grad": ["0.wieght"]},
+        RuntimeError,
+        'no parameter "0.wieght"; did you mean "0.weight"',
+    ),
+    "unknown frozen parameter": (lambda: {"frozen_params": ["1.weight"]}, RuntimeError, 'no parameter "1.weight"'),
+    "both": (lambda: {"frozen_params": ["0.weight"]}, RuntimeError, "cannot be frozen and require gradient"),
+    "an input": (lambda: {"requires_grad": ["x"]}, RuntimeError, "is an input of the model"),
+    "nothing": (lambda: {"requires_grad": []}, GradientError, "nothing to train"),
+    "nothing, all frozen": (lambda: {"requires_grad": [], "frozen_params": WEIGHTS}, GradientError, "nothing to train"),
+    "a string": (lambda: {"requires_grad": "0.weight"}, RuntimeError, "expected a list"),
+    "unused": (lambda: {"model": with_unused(mlp()[1]), "requires_grad": ["unused"]}, GradientError, "unused"),
+    "loss of another kind": (lambda: {"loss": "mse"}, RuntimeError, "Unknown loss provided"),
+    "optimizer of another kind": (lambda: {"optimizer": "adam"}, RuntimeError, "Unknown optimizer provided"),
+    "optimizer, as TypeError": (lambda: {"optimizer": "adam"}, TypeError, "Unknown optimizer provided"),
+    "additional outputs": (lambda: {"additional_output_names": "h0"}, RuntimeError, "Expected a list of strings"),
+    "unknown output": (lambda: {"additional_output_names": ["h7"]}, LookupError, 'The provided name "h7".*did you mean.*"h0"'),
+    "unknown loss input": (lambda: {"loss_input_names": ["q"]}, LookupError, '"q"'),
+    "custom operators": (lambda: {"custom_op_library": "nowhere.so"}, RuntimeError, "nowhere.so does not exist"),
+    "two outputs": (
+        lambda: {"model": two_outputs()[0], "requires_grad": ["weight1"], "loss": LossType.MSELoss},
+        RuntimeError,
+        "loss_input_names",
+    ),
+    "no loss": (lambda: {"loss": None}, GradientError, "must be one number"),
+    "vector without a loss": (
+        lambda: {"model": scalar_model(), "requires_grad": ["w"], "loss": None},
+        GradientError,
+        "must be one number",
+    ),
+    "opset": (lambda: {"opset": "newest"}, RuntimeError, "opset: got 'newest'"),
+    "a group": (
+        lambda: {"optimizer": AdamW(groups=[{"params": "9.*"}])},
+        RuntimeError,
+        "no trainable parameter is named in the group",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, case, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made, kind, message = BAD[case]
+    defaults = {
+        "model": mlp()[1],
+        "requires_grad": ["0.weight"],
+        "loss": LossType.MSELoss,
+        "optimizer": OptimType.AdamW,
+        "artifact_directory": tmp_path / "out",
+    }
+    with pytest.raises(kind, match=message) as found:
+        generate_artifacts(**{**defaults, **made()})
+    assert isinstance(found.value, OrtmodError)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_running_statistic_does_not_train_by_gradient(tmp_path):
+    model = exported(Convolutional().train(), torch.randn(4, 1, 8, 8))
+    with pytest.raises(GradientError, match="running statistic"):
+        generate_artifacts(model, ["1.running_mean"], None, LossType.CrossEntropyLoss, None, tmp_path / "out")
+
+
+def test_operators_without_a_gradient_are_named(tmp_path):
+    text = '<ir_version: 8, opset_import: ["" : 17, "mine" : 1]> m (float[2] x) => (float[2] y) { z = mine.Odd(x)  y = Mul(z, w) }'
+    with pytest.raises(OrtmodError, match="mine::Odd"):
+        generate_artifacts(parse(text, w=torch.ones(2)), ["w"], None, LossType.MSELoss, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_old_files_stay_when_writing_fails(tmp_path, monkeypatch):
+    _, model = mlp()
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, None, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    monkeypatch.setattr(checkpoint, "write", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        generate_artifacts(model, ["0.weight"], None, LossType.L1Loss, None, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+
+
+def test_enums_have_the_values_of_the_documents():
+    assert [(m.name, m.value) for m in artifacts.LossType] == [
+        ("MSELoss", 1),
+        ("CrossEntropyLoss", 2),
+        ("BCEWithLogitsLoss", 3),
+        ("L1Loss", 4),
+    ]
+    assert [(m.name, m.value) for m in artifacts.OptimType] == [("AdamW", 1), ("SGD", 2)]
