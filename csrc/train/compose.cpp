@@ -5,6 +5,7 @@
 
 #include "grad/build.h"
 #include "graph/mode.h"
+#include "graph/symbol.h"
 #include "ops/op.h"
 #include "passes/pass.h"
 
@@ -131,9 +132,12 @@ class Composer {
         wrong_signature("loss", l,
                         s_.weighted ? "(expected, predicted, weight) -> (loss[, scores])"
                                     : "(expected, predicted) -> (loss[, scores])");
-      Type label = l.inputs[0]->type;
-      label.has_rank = false;
-      label.dims = {};
+      Type label = Type::unranked(l.inputs[0]->type.dtype);
+      const int rank = l.inputs[0]->type.rank() == 1 ? 1 : predicted->type.rank();
+      if (rank > 0) {
+        label.has_rank = true;
+        for (int d = 0; d < rank; ++d) label.dims.push_back(fresh_symbol());
+      }
       Value* expected = column(g, k == 0 ? "label" : "label_" + std::to_string(k), label);
       if (predicted->type.dtype != l.inputs[1]->type.dtype && is_float(predicted->type.dtype))
         predicted = cast(b.wrap(predicted), l.inputs[1]->type.dtype).value();

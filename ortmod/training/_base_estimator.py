@@ -124,42 +124,45 @@ class BaseEstimator(Parameters):
                 self._draw(engine)
         validation = None
         if X_val is not None:
-            validation = self._columns(
-                X_val, y_val, np.ones(len(as_list(X_val)[0])) if self._needs_weights(engine, sample_weight) else None
-            )
+            validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(len(as_list(X_val)[0])))
         every = self.validation_every
         self._example = as_list(X)[0]
-        history = engine.fit(
-            self._columns(X, y, sample_weight),
-            validation,
-            epochs=self.max_iter,
-            batch_size=self.batch_size,
-            shuffle=self.shuffle,
-            accumulate=self.accumulate,
-            validate_every=max(1, int(self.max_iter * every)) if every < 1 else int(every),
-            tol=self.tol,
-            patience=self.n_iter_no_change if self.early_stopping or self._lowers() else 0,
-            watch_validation=self.early_stopping and validation is not None,
-            keep_best=self.early_stopping and validation is not None,
-            least_rate=1e-6 if self._lowers() else 0.0,
-            callback=self.callback,
-            verbose=self.verbose,
-            exc=self.exc,
-        )
-        self._engine_ = engine
-        self._state = engine.full_state()
-        self._has_weights = sample_weight is not None
+        begun = engine.trainer.progress["updates"]
+        try:
+            history = engine.fit(
+                self._columns(X, y, sample_weight),
+                validation,
+                epochs=self.max_iter,
+                batch_size=self.batch_size,
+                shuffle=self.shuffle,
+                accumulate=self.accumulate,
+                validate_every=max(1, int(self.max_iter * every)) if every < 1 else int(every),
+                tol=self.tol,
+                patience=self.n_iter_no_change if self.early_stopping or self._lowers() else 0,
+                watch_validation=self.early_stopping and validation is not None,
+                keep_best=self.early_stopping and validation is not None,
+                least_rate=1e-6 if self._lowers() else 0.0,
+                callback=self.callback,
+                verbose=self.verbose,
+                exc=self.exc,
+            )
+        except BaseException:
+            if engine.trainer.progress["updates"] > begun:  # interrupted: what was reached stays
+                self._keep(engine, sample_weight is not None)
+            raise
+        self._keep(engine, sample_weight is not None)
         self.n_iter_ = len(history.epochs)
         self.history_ = history.epochs
         self.train_losses_ = history.losses
         return history
 
+    def _keep(self, engine: Engine, has_weights: bool) -> None:
+        self._engine_ = engine
+        self._has_weights = has_weights
+        self._state = engine.full_state()
+
     def _lowers(self) -> bool:
         return any(value.name == "plateaus" for value in self._rate().build_schedule().graph.input)
-
-    @staticmethod
-    def _needs_weights(engine: Engine, sample_weight: Any) -> bool:
-        return sample_weight is not None
 
     @staticmethod
     def _resume(engine: Engine, state: Mapping[str, Any]) -> None:
