@@ -164,20 +164,30 @@ class Composer {
                            [](const PenaltyPart& p) { return p.graph->inputs.size() > 1; })) {
       rows = b.wrap(scalar(g, "rows", total.dtype()));
     }
-    if (s_.divide) total = total * (weights ? 1.0 / rows : b.wrap(scalar(g, "inverse_rows", total.dtype())));
-    for (const PenaltyPart& part : s_.penalties) total = total + penalty(b, part, total.dtype(), rows);
-    Value* loss = rename_to(g, total, "total_loss");
-    g.outputs = {loss};
+    Expr objective = total, penalties;
+    if (s_.divide) objective = total * (weights ? 1.0 / rows : b.wrap(scalar(g, "inverse_rows", total.dtype())));
+    for (const PenaltyPart& part : s_.penalties) {
+      const Expr p = penalty(b, part, total.dtype(), rows);
+      penalties = penalties ? penalties + p : p;
+    }
+    if (penalties) objective = objective + penalties;
+    objective_ =
+        rename_to(g, objective.value() == total.value() ? unary("Identity", total) : objective, "objective")->name;
+    g.outputs = {rename_to(g, total, "total_loss")};
     c_.outputs = {"loss"};
+    c_.divides = s_.divide;
     if (weights) {
       g.outputs.push_back(rows.value());
       c_.outputs.push_back("rows");
+    }
+    if (penalties) {
+      g.outputs.push_back(penalties.value());
+      c_.outputs.push_back("penalty");
     }
     if (kind_ == StepKind::kLoss && scores) {
       g.outputs.push_back(scores.value());
       c_.outputs.push_back("scores");
     }
-    total_ = loss->name;
   }
 
   Expr penalty(Builder& b, const PenaltyPart& part, DType t, Expr rows) {
@@ -206,10 +216,11 @@ class Composer {
 
   void differentiate_loss(std::unique_ptr<Graph> g) {
     const size_t n_outputs = g->outputs.size();
+    g->outputs.push_back(g->find(objective_));
     for (const auto& [weight, fresh] : updates_) g->outputs.push_back(g->find(fresh));
     GradientOptions options;
     options.wrt = s_.weights;
-    options.outputs = {total_};
+    options.outputs = {objective_};
     Joint j = differentiate(*g, options);
     g_ = std::move(j.graph);
     Builder b(*g_, infer_node, Origin::kGradient);
@@ -219,7 +230,7 @@ class Composer {
     for (const Value* v : j.grads) gradients_.push_back(v->name);
     for (size_t i = 0; i < updates_.size(); ++i) {
       c_.buffers.push_back(updates_[i].first);
-      new_buffers_.push_back(g_->outputs[n_outputs + i]->name);
+      new_buffers_.push_back(g_->outputs[n_outputs + 1 + i]->name);
     }
     g_->outputs.resize(n_outputs);
   }
@@ -437,7 +448,7 @@ class Composer {
   const StepKind kind_;
   Composed c_;
   std::unique_ptr<Graph> g_;
-  std::string total_;
+  std::string objective_;
   Value* parameters_ = nullptr;
   std::vector<std::string> gradients_, new_buffers_, fixed_values_;
   std::vector<std::pair<std::string, std::string>> updates_;  // running statistic, its new value

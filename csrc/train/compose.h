@@ -65,13 +65,15 @@ struct ArenaPart {
 struct Composed {
   std::unique_ptr<Graph> graph;
   std::vector<std::string> columns, fixed,
-      outputs;  // outputs by role: loss, rows, scores, gradient_norm, new values by the name of the old
+      outputs;  // outputs by role: loss (the sum), rows, penalty, scores, gradient_norm, new values by the name of the
+                // old
   std::vector<Plan::Donation> donations;
   std::vector<ArenaPart> parts;
   int64_t arena_size = 0;
   DType arena = DType::kUndefined;
   std::vector<std::string> states;   // names of the optimizer's states
   std::vector<std::string> buffers;  // running statistics that the step updates
+  bool divides = true;               // the mean loss is loss / rows + penalty; else loss + penalty
   bool flat = false;                 // the update is one pointwise graph over the arena
 };
 

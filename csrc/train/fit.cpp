@@ -48,20 +48,13 @@ std::vector<std::vector<int64_t>> batch_dims(const std::vector<at::Tensor>& colu
 /// The sum of the losses of an epoch, weighted by rows; on other devices than the CPU it is read at the end only.
 class Total {
  public:
-  void add(const Program::Run& r, DType loss_type, int rows_output, double rows) {
-    const at::Tensor& loss = r.outputs[0];
-    if (loss.is_cpu()) {
-      last_ = read_number(loss.const_data_ptr(), loss_type);
-      const double n =
-          rows_output < 0 ? rows : read_number(r.outputs[static_cast<size_t>(rows_output)].const_data_ptr(), loss_type);
-      sum_ += last_ * n;
-      rows_ += n;
-      return;
-    }
-    const at::Tensor n = rows_output < 0 ? at::full({}, rows, loss.options().dtype(at::kDouble))
-                                         : r.outputs[static_cast<size_t>(rows_output)].to(at::kDouble);
-    device_sum_ = device_sum_.defined() ? device_sum_ + loss.to(at::kDouble) * n : loss.to(at::kDouble) * n;
-    device_rows_ = device_rows_.defined() ? device_rows_ + n : n;
+  explicit Total(bool on_host) : on_host_(on_host) {}
+  void add(const Program& p, const Program::Run& r, int64_t rows) {
+    if (!on_host_) return add_tensors(p, r, rows);
+    const Program::Loss l = p.read_loss(r, rows);
+    last_ = l.mean;
+    sum_ += l.mean * l.rows;
+    rows_ += l.rows;
   }
   bool finite() const { return std::isfinite(last_); }
   double mean() const {
@@ -70,6 +63,21 @@ class Total {
   }
 
  private:
+  void add_tensors(const Program& p, const Program::Run& r, int64_t rows) {
+    const auto number = [&](const char* role) {
+      const int o = p.output(role);
+      return o < 0 ? at::Tensor() : r.outputs[static_cast<size_t>(o)].to(at::kDouble);
+    };
+    at::Tensor sum = number("loss"), n = number("rows");
+    const at::Tensor penalty = number("penalty");
+    if (!n.defined()) n = at::full_like(sum, static_cast<double>(rows));
+    if (!p.composed().divides) sum = sum * n;
+    if (penalty.defined()) sum = sum + penalty * n;
+    device_sum_ = device_sum_.defined() ? device_sum_ + sum : sum;
+    device_rows_ = device_rows_.defined() ? device_rows_ + n : n;
+  }
+
+  bool on_host_;
   double sum_ = 0, rows_ = 0, last_ = 0;
   at::Tensor device_sum_, device_rows_;
 };
@@ -92,8 +100,7 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
   Program::Run* part = tail ? &main.at(batch_dims(columns, tail), fixed_) : nullptr;
   Program::Run* add_full = adds ? &adds->at(batch_dims(columns, feed.batch()), fixed_) : nullptr;
   steps_ = main.steps(*full);
-  const DType loss_type = from_scalar_type(full->outputs[0].scalar_type());
-  const int rows_output = main.output("rows"), norm_output = main.output("gradient_norm");
+  const int norm_output = main.output("gradient_norm");
   const int64_t batches = (feed.rows() + feed.batch() - 1) / feed.batch();
   std::vector<at::Tensor> validation;
   if (!given_validation.empty()) validation = checked(given_validation, program(loss_, StepKind::kLoss));
@@ -108,7 +115,7 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
     const int64_t samples = progress.samples;
     feed.start(o.shuffle, progress.seed, progress.epoch);
     double rate = per_update_ ? 0 : next_rate(samples);
-    Total total;
+    Total total(spec_.device.is_cpu());
     Program::Run* last = full;
     int64_t waiting = 0, at_batch = 0;  // gradients that are summed up
     bool stopped = false;
@@ -132,7 +139,7 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
         fixed_["accumulated"].zero_();
         waiting = 0;
       }
-      total.add(r, loss_type, rows_output, static_cast<double>(rows));
+      total.add(p, r, rows);
       if (!total.finite()) break;
       if (watch()) {
         stopped = true;

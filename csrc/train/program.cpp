@@ -22,9 +22,7 @@ void Scalar::set(double v) {
   }
 }
 
-double read_number(const void* data, DType t) {
-  if (t == DType::kFloat) return *static_cast<const float*>(data);
-  if (t == DType::kDouble) return *static_cast<const double*>(data);
+double read_other_number(const void* data, DType t) {
   return at::from_blob(const_cast<void*>(data), {}, to_scalar_type(t)).item<double>();
 }
 
@@ -113,6 +111,14 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
       r.frame->bind(plan_->base_of_output(o), r.outputs.back().mutable_data_ptr());
     }
     r.slots = r.sizes->any_slot;
+    const auto number = [&](const char* role) -> const void* {
+      const int o = output(role);
+      return o < 0 ? nullptr : r.outputs[static_cast<size_t>(o)].const_data_ptr();
+    };
+    r.loss = number("loss");
+    r.weights = number("rows");
+    r.penalty = number("penalty");
+    if (r.loss) r.loss_type = from_scalar_type(r.outputs[static_cast<size_t>(output("loss"))].scalar_type());
   } catch (...) {
     runs_.erase(it);
     throw;

@@ -26,7 +26,12 @@ class Scalar {
   DType type_;
 };
 
-double read_number(const void* data, DType t);
+double read_other_number(const void* data, DType t);
+inline double read_number(const void* data, DType t) {
+  if (t == DType::kFloat) return *static_cast<const float*>(data);
+  if (t == DType::kDouble) return *static_cast<const double*>(data);
+  return read_other_number(data, t);
+}
 
 class Program {
  public:
@@ -41,7 +46,19 @@ class Program {
     std::unique_ptr<Scalar> rows, inverse_rows;
     std::vector<int32_t> column_base;  // -1: not read from memory
     bool slots = false;
+    // The numbers of the loss: its sum, the weights' sum and the penalties (null: none), on any device.
+    const void *loss = nullptr, *weights = nullptr, *penalty = nullptr;
+    DType loss_type = DType::kUndefined;
   };
+  /// The mean loss of the last run, and what its sum was divided by; read on the host.
+  struct Loss {
+    double mean, rows;
+  };
+  Loss read_loss(const Run& r, int64_t rows) const {
+    const double n = r.weights ? read_number(r.weights, r.loss_type) : static_cast<double>(rows);
+    const double sum = read_number(r.loss, r.loss_type);
+    return {(c_.divides ? sum / n : sum) + (r.penalty ? read_number(r.penalty, r.loss_type) : 0), n};
+  }
   /// `fixed`: tensor by name of every fixed input but rows and inverse_rows. Frames are kept until clear().
   Run& at(const std::vector<std::vector<int64_t>>& column_dims, const std::map<std::string, at::Tensor>& fixed);
   void clear() { runs_.clear(); }

@@ -21,6 +21,17 @@ std::vector<std::vector<int64_t>> dims_of(const std::vector<at::Tensor>& tensors
   return r;
 }
 
+/// The mean loss of the last run, on any device.
+double host_loss(const Program& p, const Program::Run& r, int64_t rows) {
+  if (r.outputs[0].is_cpu()) return p.read_loss(r, rows).mean;
+  const auto number = [&](const char* role, double fallback) {
+    const int o = p.output(role);
+    return o < 0 ? fallback : r.outputs[static_cast<size_t>(o)].item<double>();
+  };
+  const double sum = number("loss", 0), n = number("rows", static_cast<double>(rows));
+  return (p.composed().divides ? sum / n : sum) + number("penalty", 0);
+}
+
 constexpr const char* kClock[] = {"epoch", "update", "samples", "plateaus"};
 
 }  // namespace
@@ -171,7 +182,7 @@ double Trainer::mean_loss(Program& p, const std::vector<at::Tensor>& columns, at
   Program::Run& r = p.at(dims_of(columns), fixed_);
   for (size_t i = 0; i < columns.size(); ++i) p.bind(r, i, static_cast<char*>(columns[i].data_ptr()));
   p.run(r);
-  const double loss = r.outputs[0].item<double>();
+  const double loss = host_loss(p, r, columns[0].size(0));
   const int at = p.output("scores");
   if (scores && at >= 0) *scores = r.outputs[static_cast<size_t>(at)].clone();
   return loss;
@@ -205,7 +216,7 @@ double Trainer::step(const std::vector<at::Tensor>& given, double rate) {
   progress.samples += columns[0].size(0);
   step_->set(static_cast<double>(progress.updates));
   update_->run(r);
-  return r.outputs[0].item<double>();
+  return host_loss(*update_, r, columns[0].size(0));
 }
 
 }  // namespace ortmod

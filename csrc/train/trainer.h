@@ -17,8 +17,9 @@ namespace ortmod {
 
 struct TrainerSpec {
   StepSpec step;
-  /// inputs by name, each an optional double: epoch, update (both from 0), samples (rows seen before this epoch), plateaus (how often
-  /// the loss stopped falling); output: the learning rate, double. Evaluated before each update if it reads update, else each epoch.
+  /// inputs by name, each an optional double: epoch, update (both from 0), samples (rows seen before this epoch),
+  /// plateaus (how often the loss stopped falling); output: the learning rate, double. Evaluated before each update if
+  /// it reads update, else each epoch.
   GraphPtr schedule;
   at::Device device = at::kCPU;
 };
