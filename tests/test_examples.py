@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import onnxruntime
 import pytest
@@ -34,6 +35,87 @@ def test_quickstart(tmp_path, capsys):
     for rows in (1, 7):
         pixels = {session.get_inputs()[0].name: np.zeros((rows, 64), np.float32)}
         assert session.run(None, pixels)[0].shape == (rows, 10)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def run(name, out, *arguments):
+    """What the example returns; its picture must be there, and something on it."""
+    found = load(name).main([*arguments, "--out", str(out)])
+    picture = matplotlib.image.imread(out / f"{name}.png")
+    assert picture.shape[0] >= 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
+    return found
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_linear_regression_full(device, tmp_path):
+    losses, difference = run("linear_regression_full", tmp_path, "--epochs", "30", "--device", device)
+    assert len(losses) == 30 and losses[-1] < 1e-2 * losses[0] and difference < 1e-2
+    session = onnxruntime.InferenceSession(tmp_path / "linear_regression_full.onnx", providers=["CPUExecutionProvider"])
+    assert [o.name for o in session.get_outputs()] == ["variable"]
+    assert session.run(None, {"X": np.ones((3, 10), np.float32)})[0].shape == (3, 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_linear_regression_partial(device, tmp_path):
+    trained = run("linear_regression_partial", tmp_path, "--epochs", "60", "--device", device)
+    slopes = {name: float(trainer.get_state()[0].item()) for name, trainer in trained.items()}
+    assert slopes["squared"] < 1.4  # the outliers pull it down from 2
+    assert slopes["absolute"] > 1.7 and slopes["Huber, delta 0.5"] > 1.6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_linear_regression_raw(device, tmp_path):
+    losses, weights = run("linear_regression_raw", tmp_path, "--device", device)
+    assert np.mean(losses[-10:]) < 0.02 * np.mean(losses[:10])
+    np.testing.assert_allclose(weights, [0.5, -0.8, 0.3], atol=0.03)
+
+
+def test_neural_network(tmp_path):
+    trainer, difference = run("neural_network", tmp_path, "--epochs", "60")
+    assert min(trainer.validation_losses_) < 0.1 * trainer.validation_losses_[0]
+    assert difference < 1e-5
+
+
+def test_nesterov_elastic(tmp_path):
+    losses, errors, coefs = run("nesterov_elastic", tmp_path, "--epochs", "40")
+    assert losses["Nesterov"][-1] < 0.5 * losses["SGD"][-1]
+    assert errors["Nesterov, elastic penalty"][-1] < errors["Nesterov"][-1] < errors["SGD"][-1]
+    small = {name: int((np.abs(coef) < 0.02).sum()) for name, coef in coefs.items()}
+    assert small["Nesterov, elastic penalty"] > 20 > small["Nesterov"]
+
+
+def test_binary_classification(tmp_path):
+    losses, recalls = run("binary_classification", tmp_path, "--epochs", "60")
+    assert all(curve[-1] < 0.8 * curve[0] for curve in losses.values())
+    assert min(recalls) > 0.8
+
+
+def test_multiclass_classification(tmp_path):
+    losses, accuracy = run("multiclass_classification", tmp_path, "--epochs", "5")
+    assert losses[-1] < 0.3 * losses[0] and accuracy > 0.85
+
+
+def test_custom_loss(tmp_path):
+    shares = run("custom_loss", tmp_path, "--epochs", "40")
+    for quantile, share in shares.items():
+        assert share == pytest.approx(quantile, abs=0.05)
+
+
+def test_ortmodule_training(tmp_path):
+    found = run("ortmodule_training", tmp_path, "--epochs", "3")
+    assert [len(losses) for losses, *_ in found.values()] == [30, 120]
+    for losses, _, _, _, difference in found.values():
+        assert losses[-1] < losses[0] and difference < 1e-3
+
+
+def test_fine_tune_pipeline(tmp_path):
+    history = run("fine_tune_pipeline", tmp_path, "--epochs", "5")
+    assert len(history) == 6
+    assert history[0][1] < 0.3 and history[-1][1] > 0.6 and history[-1][0] > 0.85
+    session = onnxruntime.InferenceSession(tmp_path / "fine_tuned.onnx", providers=["CPUExecutionProvider"])
+    assert [o.name for o in session.get_outputs()] == ["label", "probabilities"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
