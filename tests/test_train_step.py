@@ -1,11 +1,19 @@
 """Composed training steps: one graph, updated in place; its exported form on the stock runtime; the order of rows; the loop."""
 
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime
 import pytest
 import torch
+from test_steps import COUNTER
 
 import ortmod
 from ortmod import _C
@@ -281,3 +289,57 @@ def test_wrong_data_is_refused_in_words(columns, error, says):
     with pytest.raises(error, match=says):
         t.fit(columns, [], options())
     assert torch.equal(before, t.tensors()["parameters"])
+
+
+PROBE = """
+import ctypes, sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_train_step import FALLING, data, options, trainer
+count = ctypes.CDLL(None).allocations
+count.restype = ctypes.c_long
+t = trainer(rate=FALLING)
+columns = data(5003)
+t.fit(columns, [], options(batch=5, shuffle=True))
+seen = []
+for epochs in (1, 11):
+    before = count()
+    t.fit(columns, [], options(epochs=epochs, batch=5, shuffle=True))
+    seen.append(count() - before)
+print((seen[1] - seen[0]) / 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts by glibc's malloc")
+def test_an_epoch_of_a_thousand_steps_allocates_a_few_times(tmp_path):
+    """With a rate that changes at each step and a short last batch; what is allocated is the epoch's: its report and snapshot."""
+    source, library = tmp_path / "count.c", tmp_path / "count.so"
+    source.write_text(COUNTER)
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    command = [sys.executable, "-c", PROBE, str(Path(__file__).parent)]
+    done = subprocess.run(command, env=dict(os.environ, LD_PRELOAD=str(library)), capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
+
+
+def test_calls_of_several_threads_wait_for_each_other():
+    t = trainer()
+    columns = data()
+    threads = [threading.Thread(target=lambda: t.fit(columns, [], options(epochs=200))) for _ in range(3)]
+    threads.append(threading.Thread(target=lambda: [t.loss(columns) for _ in range(50)]))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    whole = trainer()
+    whole.fit(columns, [], options(epochs=600))
+    for name in WEIGHTS:
+        assert torch.equal(t.weight(name), whole.weight(name)), name
+
+
+def test_a_callback_may_ask_its_trainer():
+    t = trainer()
+    seen = []
+    t.fit(data(), [], options(epochs=3), lambda report: seen.append(t.loss(data())[0]))
+    assert len(seen) == 3 and seen[2] == pytest.approx(t.loss(data())[0])

@@ -86,6 +86,7 @@ class Total {
 
 FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& given_validation,
                        const FitOptions& o, const OnEpoch& on_epoch, const Interrupted& interrupted) {
+  const std::lock_guard lock(mutex_);
   const c10::OptionalDeviceGuard guard(spec_.device);
   const std::vector<at::Tensor> columns = checked(given, *update_);
   Feed feed(columns, o.batch);

@@ -189,6 +189,7 @@ double Trainer::mean_loss(Program& p, const std::vector<at::Tensor>& columns, at
 }
 
 double Trainer::loss(const std::vector<at::Tensor>& columns, at::Tensor* scores) {
+  const std::lock_guard lock(mutex_);
   Program& p = program(loss_, StepKind::kLoss);
   const double r = mean_loss(p, checked(columns, p), scores);
   p.clear();
@@ -196,6 +197,7 @@ double Trainer::loss(const std::vector<at::Tensor>& columns, at::Tensor* scores)
 }
 
 std::vector<at::Tensor> Trainer::outputs(const std::vector<at::Tensor>& inputs) {
+  const std::lock_guard lock(mutex_);
   Program& p = program(outputs_, StepKind::kOutputs);
   const std::vector<at::Tensor> columns = checked(inputs, p);
   Program::Run& r = p.at(dims_of(columns), fixed_);
@@ -207,6 +209,7 @@ std::vector<at::Tensor> Trainer::outputs(const std::vector<at::Tensor>& inputs) 
 }
 
 double Trainer::step(const std::vector<at::Tensor>& given, double rate) {
+  const std::lock_guard lock(mutex_);
   const std::vector<at::Tensor> columns = checked(given, *update_);
   Program::Run& r = update_->at(dims_of(columns), fixed_);
   steps_ = update_->steps(r);

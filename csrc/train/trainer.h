@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -59,7 +60,7 @@ struct Progress {
   uint64_t seed = 0;
 };
 
-/// Not thread-safe: one fit at a time.
+/// Calls of several threads wait for each other; a callback of a fit may call its trainer.
 class Trainer {
  public:
   explicit Trainer(TrainerSpec spec);
@@ -116,6 +117,7 @@ class Trainer {
   void restore(const Snapshot& s);
   double mean_loss(Program& p, const std::vector<at::Tensor>& columns, at::Tensor* scores);
 
+  std::recursive_mutex mutex_;
   TrainerSpec spec_;
   std::unique_ptr<Program> update_, accumulate_, update_accumulated_, loss_, outputs_;
   at::Tensor parameters_;
