@@ -80,7 +80,10 @@ PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weight
   }
   dce(*forward_, {});
   optimise_for(*forward_, arg_weights_);
-  if (backward_) optimise_for(*backward_, {});
+  Plan::prepare(*forward_);
+  if (!backward_) return;
+  optimise_for(*backward_, {});
+  Plan::prepare(*backward_);
 }
 
 void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
@@ -106,13 +109,13 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   // The gradients of new running statistics are never asked for.
   std::vector<Value*> outputs = g->outputs;
   g->outputs.resize(base_outputs_);
-  Joint probe = differentiate(*g, options);
-  options.outputs = probe.outputs;
+  if (n_outputs_ != base_outputs_) options.outputs = differentiate(*g, options).outputs;
   g->outputs = std::move(outputs);
-  Joint j = n_outputs_ == base_outputs_ ? std::move(probe) : differentiate(*g, options);
+  Joint j = differentiate(std::move(g), options);
   if (j.wrt.empty()) {
     saved_.reached.clear();
-    forward_ = std::move(g);
+    forward_ = std::move(j.graph);
+    forward_->inputs.resize(forward_->inputs.size() - j.seeds.size());
     return;
   }
   wrt_ = j.wrt;
@@ -186,12 +189,12 @@ std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
   std::lock_guard lock(mutex_);
   for (const auto& [device, plans] : devices_)
     if (device == d) return plans;
-  auto f = Plan::make(forward_->clone(), n_outputs_, arg_names_, d);
+  auto f = Plan::make(forward_, n_outputs_, arg_names_, d);
   std::shared_ptr<Plan> b;
   std::vector<Source> sources;
   if (backward_) {
     std::vector<std::string> inputs = names_of(backward_->inputs);
-    b = Plan::make(backward_->clone(), backward_->outputs.size(), inputs, d);
+    b = Plan::make(backward_, backward_->outputs.size(), inputs, d);
     const Index args = index(arg_names_), outputs = index(output_names_);
     const auto saved_args = positions(saved_.args), saved_outputs = positions(saved_.outputs);
     for (size_t i = 0; i < inputs.size(); ++i) {

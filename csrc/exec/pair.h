@@ -60,7 +60,8 @@ class PlanPair {
 
   Mode mode_;
   std::vector<std::string> arg_names_, arg_weights_;
-  std::unique_ptr<Graph> forward_, backward_, joint_;
+  std::shared_ptr<Graph> forward_, backward_;  // unchanged once made: plans share them
+  std::unique_ptr<Graph> joint_;
   std::vector<std::string> kept_, reads_, seeds_, wrt_, output_names_;
   size_t n_outputs_ = 0, base_outputs_ = 0;
   std::vector<int> updated_;

@@ -34,13 +34,22 @@ void expand_without_kernel(Graph& g) {
 
 }  // namespace
 
+void Plan::prepare(Graph& g) {
+  expand_without_kernel(g);
+  g.compact();
+}
+
 std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
+                                 const std::vector<Donation>& donations) {
+  prepare(*graph);
+  return make(std::shared_ptr<const Graph>(std::move(graph)), n_outputs, std::move(input_names), device, donations);
+}
+
+std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
                                  const std::vector<Donation>& donations) {
   // Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
   const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks | c10::functorch_transforms_ks |
                                                     c10::DispatchKeySet(c10::DispatchKey::Functionalize));
-  expand_without_kernel(*graph);
-  graph->compact();
   std::shared_ptr<Plan> p(new Plan);
   p->graph_ = std::move(graph);
   const Graph& g = *p->graph_;

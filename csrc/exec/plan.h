@@ -43,6 +43,11 @@ class Plan : public std::enable_shared_from_this<Plan> {
   /// `n_outputs`: outputs that the caller receives; the rest of the graph's outputs are kept values.
   static std::shared_ptr<Plan> make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
                                     const std::vector<Donation>& donations = {});
+  /// The same of a graph that went through prepare() and may be shared between plans.
+  static std::shared_ptr<Plan> make(std::shared_ptr<const Graph> graph, size_t n_outputs, std::vector<std::string> input_names,
+                                    at::Device device, const std::vector<Donation>& donations = {});
+  /// Operators without a kernel give way to their bodies.
+  static void prepare(Graph& g);
 
   const Graph& graph() const { return *graph_; }
   at::Device device() const { return device_; }
@@ -79,7 +84,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
 
  private:
   Plan() : device_(at::kCPU) {}
-  std::unique_ptr<Graph> graph_;
+  std::shared_ptr<const Graph> graph_;
   at::Device device_;
   size_t n_outputs_ = 0, n_values_ = 0;
   std::vector<const Value*> inputs_;

@@ -289,9 +289,12 @@ std::vector<OldForm> old_forms(const Graph& g, const GradientOptions& options) {
   return std::move(found.list);
 }
 
-Joint differentiate(const Graph& base, const GradientOptions& options) {
+namespace {
+
+/// `base`: the graph as it was, to say why something cannot be reached.
+Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& options, const Graph* base) {
   Joint j;
-  j.graph = base.clone();
+  j.graph = std::move(graph);
   Graph& g = *j.graph;
   j.num_outputs = g.outputs.size();
   const std::vector<Value*> wrt = resolve_wrt(g, options.wrt);
@@ -319,9 +322,9 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
     if (!d) {
       if (options.unreachable == GradientOptions::Unreachable::kDrop) continue;
       if (options.unreachable == GradientOptions::Unreachable::kError) {
-        const Reach r = explain_reach(base, {options.wrt[i]})[0];
+        const std::string reason = base ? explain_reach(*base, {options.wrt[i]})[0].reason : "";
         fail(ErrorKind::kGradient, "differentiate",
-             "\"" + options.wrt[i] + "\" cannot be reached from the outputs: " + (r.reason.empty() ? "no path" : r.reason) +
+             "\"" + options.wrt[i] + "\" cannot be reached from the outputs: " + (reason.empty() ? "no path" : reason) +
                  "; take it out of wrt or pass unreachable=\"zero\"");
       }
       d = zeros_like(reverse.builder().wrap(wrt[i]));
@@ -334,6 +337,14 @@ Joint differentiate(const Graph& base, const GradientOptions& options) {
     g.outputs.push_back(d.value());
   }
   return j;
+}
+
+}  // namespace
+
+Joint differentiate(const Graph& base, const GradientOptions& options) { return differentiate_in(base.clone(), options, &base); }
+
+Joint differentiate(std::unique_ptr<Graph> graph, const GradientOptions& options) {
+  return differentiate_in(std::move(graph), options, nullptr);
 }
 
 }  // namespace ortmod

@@ -26,6 +26,8 @@ struct Joint {
   std::vector<Value*> grads;         // gradient outputs, in the order of wrt
 };
 Joint differentiate(const Graph& g, const GradientOptions& options);
+/// The same in place, without a reason when something cannot be reached.
+Joint differentiate(std::unique_ptr<Graph> g, const GradientOptions& options);
 
 /// Gradients that a later opset than the graph's has in a cheaper form, or at all; in the order of the reverse walk.
 std::vector<OldForm> old_forms(const Graph& g, const GradientOptions& options);

@@ -109,10 +109,32 @@ Node* Graph::add_node(Op op, std::vector<Value*> in, int n_outputs, Attrs attrs,
   return add_node(op, std::move(in), std::move(out), std::move(attrs), node_name);
 }
 
+namespace {
+
+/// Takes a use out of a list; of a long one, by its last use, wherever it stands nearest to an end.
+void forget(std::vector<Use>& uses, const Use& u) {
+  constexpr size_t kLong = 64;
+  if (uses.size() < kLong) {
+    std::erase(uses, u);
+    return;
+  }
+  for (size_t front = 0, back = uses.size() - 1;; ++front, --back) {
+    for (const size_t i : {front, back})
+      if (uses[i] == u) {
+        uses[i] = uses.back();
+        uses.pop_back();
+        return;
+      }
+    if (front >= back) return;
+  }
+}
+
+}  // namespace
+
 void Graph::set_input(Node* n, int i, Value* v) {
   Value*& slot = n->inputs[static_cast<size_t>(i)];
   if (slot == v) return;
-  if (slot) std::erase(slot->uses, Use{n, i});
+  if (slot) forget(slot->uses, {n, i});
   slot = v;
   if (v) v->uses.push_back({n, i});
 }
@@ -140,7 +162,7 @@ void unlink_captures(const Node& n) {
   const auto inner = [](const Graph& g) {
     for (Node* m : g.nodes()) {
       for (size_t i = 0; i < m->inputs.size(); ++i)
-        if (Value* v = m->inputs[i]; v && v->graph != &g) std::erase(v->uses, Use{m, static_cast<int>(i)});
+        if (Value* v = m->inputs[i]; v && v->graph != &g) forget(v->uses, {m, static_cast<int>(i)});
       unlink_captures(*m);
     }
   };
@@ -156,7 +178,7 @@ void unlink_captures(const Node& n) {
 void Graph::remove(Node* n) {
   unlink_captures(*n);
   for (size_t i = 0; i < n->inputs.size(); ++i)
-    if (Value* v = n->inputs[i]) std::erase(v->uses, Use{n, static_cast<int>(i)});
+    if (Value* v = n->inputs[i]) forget(v->uses, {n, static_cast<int>(i)});
   drop(n);
 }
 
@@ -248,6 +270,8 @@ bool Graph::is_output(const Value* v) const { return std::find(outputs.begin(), 
 
 Node* Graph::copy_node(const Node& n, std::unordered_map<const Value*, Value*>& map) {
   std::vector<Value*> in, out;
+  in.reserve(n.inputs.size());
+  out.reserve(n.outputs.size());
   for (Value* v : n.inputs) {
     const auto it = map.find(v);
     in.push_back(it == map.end() ? v : it->second);
@@ -281,6 +305,11 @@ std::unique_ptr<Graph> Graph::clone(std::unordered_map<const Value*, Value*>* ma
   std::unordered_map<const Value*, Value*> local;
   auto& m = map ? *map : local;
   auto g = std::make_unique<Graph>(parent);
+  m.reserve(m.size() + values_.size());
+  g->values_.reserve(values_.size());
+  g->by_name_.reserve(values_.size());
+  g->nodes_.reserve(nodes_.size());
+  g->order_.reserve(order_.size());
   g->name = name;
   g->doc = doc;
   g->opsets = opsets;
