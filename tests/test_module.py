@@ -149,8 +149,45 @@ def test_running_variance_is_that_of_the_population_once(opset, momentum):
         nets.close(layer.get_buffer("bn.running_var"), twin.running_var, 1e-6)
 
 
-def test_one_value_per_channel_is_refused_as_in_torch():
-    layer, twin = ortmod.OnnxModule(nets.batchnorm()), nn.BatchNorm2d(3)
+def test_statistics_that_the_model_reads_itself():
+    """The model's own outputs are ONNX's, with the variance of the batch; the buffers become torch's."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (float[n, 3, h, w] x) => (float[n, 3, h, w] y, float[3] m, float[3] v)
+    { y, m, v = BatchNormalization <momentum = 0.5, training_mode = 1>
+        (x, bn__weight, bn__bias, bn__running_mean, bn__running_var) }"""
+    layer, twin = ortmod.OnnxModule(nets.batchnorm(text)).double(), nn.BatchNorm2d(3, momentum=0.5).double()
+    for n in (3, 4):
+        x = torch.randn(n, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+        old_mean, old_var = twin.running_mean.clone(), twin.running_var.clone()
+        y, m, v = layer(x)
+        wanted = twin(x) * 1.5 + 0.25
+        nets.close(y, wanted)
+        nets.close(m, (old_mean + x.mean((0, 2, 3))) / 2)
+        nets.close(v, (old_var + x.var((0, 2, 3), correction=0)) / 2)
+        nets.close(layer.get_buffer("bn.running_mean"), twin.running_mean)
+        nets.close(layer.get_buffer("bn.running_var"), twin.running_var)
+        dy = torch.randn_like(x)
+        nets.close(*(torch.autograd.grad(out, x, dy)[0] for out in (y, wanted)))
+
+
+def test_two_layers_of_one_set_of_statistics():
+    text = """<ir_version: 9, opset_import: ["": 18]> net (float[n, 3, h, w] x) => (float[n, 3, h, w] y)
+    { t = BatchNormalization (x, bn__weight, bn__bias, bn__running_mean, bn__running_var)
+      e = Exp (t) y = BatchNormalization (e, bn__weight, bn__bias, bn__running_mean, bn__running_var) }"""
+    layer, twin = ortmod.OnnxModule(nets.batchnorm(text)), nn.BatchNorm2d(3)
+    with torch.no_grad():
+        twin.weight.fill_(1.5)
+        twin.bias.fill_(0.25)
+    x = torch.randn(4, 3, 2, 2)
+    nets.close(layer(x), twin(twin(x).exp()))
+    nets.close(layer.get_buffer("bn.running_mean"), twin.running_mean)
+    nets.close(layer.get_buffer("bn.running_var"), twin.running_var)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 14, 18])
+def test_one_value_per_channel_is_refused_as_in_torch(opset):
+    text = nets.BATCHNORM.replace('["": 18]', f'["": {opset}]')
+    layer, twin = ortmod.OnnxModule(nets.batchnorm(text)), nn.BatchNorm2d(3)
     x = torch.randn(1, 3, 1, 1)
     for module in (twin, layer):
         with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):

@@ -1,4 +1,4 @@
-// Train and eval: BatchNormalization and Dropout switched, old forms rewritten in elementary operators.
+// Train and eval: BatchNormalization and Dropout switched; training BatchNormalization is one node of our own in every opset.
 #include "graph/mode.h"
 
 #include <algorithm>
@@ -21,9 +21,12 @@ class Switch {
     for (Node* n : old) {
       Rewrite r(g_, *n);
       if (n->is("Dropout") && dropout(r, *n)) continue;
-      if (n->is("BatchNormalization") && old_batch_norm(r, *n)) continue;
+      if (n->is("BatchNormalization") && trains(*n)) {
+        training_norm(r, *n);
+        continue;
+      }
       g_.order().push_back(n);
-      if (n->is("BatchNormalization")) batch_norm(*n);
+      if (n->is("BatchNormalization")) inference_norm(*n);
       for (auto& [key, a] : n->attrs) {
         if (auto* p = std::get_if<std::shared_ptr<Graph>>(&a)) Switch(**p, training_, false, frozen_).run();
         if (auto* q = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a))
@@ -95,90 +98,53 @@ class Switch {
     return !held(n.in(3)) && !held(n.in(4));
   }
 
-  void batch_norm(Node& n) {
-    if (!trains(n) || n.version < kBatchNormSwitch) {
-      if (n.find("training_mode")) n.set("training_mode", int64_t{0});
-      for (size_t i = 1; i < n.outputs.size(); ++i)
-        if (Value* v = n.outputs[i]) {
-          if (!v->uses.empty() || g_.is_output(v))
-            fail(ErrorKind::kModel, "mode", "statistics of the batch \"" + v->name + "\" are used, so that there is no inference form", n);
-          v->producer = nullptr;
-        }
-      n.outputs.resize(1);
-      return;
-    }
-    n.set("training_mode", int64_t{1});
-    n.outputs.resize(3);
-    for (int k = 1; k < 3; ++k) statistic(n, k, k == 1 ? n.in(3) : n.in(4));
+  void inference_norm(Node& n) {
+    if (n.find("training_mode")) n.set("training_mode", int64_t{0});
+    for (size_t i = 1; i < n.outputs.size(); ++i)
+      if (Value* v = n.outputs[i]) {
+        if (!v->uses.empty() || g_.is_output(v))
+          fail(ErrorKind::kModel, "mode", "statistics of the batch \"" + v->name + "\" are used, so that there is no inference form", n);
+        v->producer = nullptr;
+      }
+    n.outputs.resize(1);
   }
 
-  /// Output k of BatchNormalization, new = old * momentum + batch * (1 - momentum), for a running statistic. That of a weight is written
-  /// out beside the node, which then does not read it: gradients do not depend on what is updated in place.
-  void statistic(Node& n, int k, Value* old) {
-    Value*& o = n.outputs[static_cast<size_t>(k)];
-    Value* declared = o;
-    const bool weight = top_ && old->is_constant();
-    if (!declared || weight) {
-      o = g_.add_value(old->name + (weight ? "_batch" : "_new"), old->type);
-      o->producer = &n;
-      o->output_index = k;
-    }
-    if (!weight) return;
-    const Type& t = old->type;
-    const std::vector<char> zeros(static_cast<size_t>(numel(t.dims)) * dtype_size(t.dtype));
-    g_.set_input(&n, k + 2, g_.add_weight(old->name + "_zero", Literal::copy(t.dtype, t.dims, zeros.data(), zeros.size())));
-    Rewrite r(g_, n);
-    Value* kept = typed(r.add("Mul", {current(old), number(n.attr("momentum", 0.9), t.dtype)}), t);
-    if (declared) g_.add_node(intern("Add"), {kept, o}, std::vector<Value*>{declared});
-    // ONNX averages the variance of the batch as it is, torch that of the population it was drawn from: n / (n - 1) of it.
-    update(old, k == 1 ? typed(r.add("Add", {kept, o}), t) : scaled_by_population(r, n.in(0), old, o, kept));
-  }
-
-  Value* scaled_by_population(Rewrite& r, Value* x, const Value* statistic, Value* batch, Value* kept) {
-    const Type t = statistic->type, scalar(DType::kFloat, {});
-    const double channels = static_cast<double>(std::max<int64_t>(1, statistic->literal ? statistic->literal->numel() : t.dims.empty() ? 1 : t.dims[0]));
-    Value* size = typed(r.add("Cast", {typed(r.add("Size", {x}), Type(DType::kInt64, {}))}, {{"to", int64_t{1}}}), scalar);
-    Value* count = typed(r.add("Div", {size, number(channels, DType::kFloat)}), scalar);
-    Value* less = typed(r.add("Sub", {count, number(1, DType::kFloat)}), scalar);
-    Value* factor = typed(r.add("Div", {count, typed(r.add("Max", {less, number(1, DType::kFloat)}), scalar)}), scalar);
-    if (t.dtype != DType::kFloat) factor = typed(r.add("Cast", {factor}, {{"to", static_cast<int64_t>(t.dtype)}}), Type(t.dtype, {}));
-    return typed(r.add("Add", {kept, typed(r.add("Mul", {batch, factor}), t)}), t);
-  }
-
-  /// Before opset 14: the formula itself.
-  bool old_batch_norm(Rewrite& r, Node& n) {
-    if (!trains(n) || n.version >= kBatchNormSwitch) return false;
-    const Type x = r.in()->type;
+  /// ortmod::BatchNormTrain of any opset. Its running variance takes that of the population the batch was drawn from, n / (n - 1) of the
+  /// batch's, as torch does and ONNX does not: a node whose statistics the model itself reads stays beside it. A statistic that is a weight
+  /// is written out beside the node, new = old * momentum + batch * (1 - momentum): gradients do not depend on what is updated in place.
+  void training_norm(Rewrite& r, Node& n) {
     if (!n.attr("spatial", true)) fail(ErrorKind::kUnsupportedOp, "mode", "training with spatial=0 is not supported", n);
-    if (!x.has_rank || x.rank() < 2) fail(ErrorKind::kModel, "mode", "the rank of the input is not known, which training in this opset needs", n, 0);
-    std::vector<int64_t> axes{0}, column{-1};
-    for (int64_t i = 2; i < x.rank(); ++i) {
-      axes.push_back(i);
-      column.push_back(1);
-    }
-    Type stat(x.dtype, Dims(static_cast<size_t>(x.rank()), 1));
-    stat.dims[1] = x.dims[1];
+    const bool stays = r.wants(1) || r.wants(2);
+    for (size_t k = n.version >= kBatchNormSwitch ? 3 : 1; k < 5; ++k)
+      if (r.wants(k)) fail(ErrorKind::kUnsupportedOp, "mode", "statistics of the batch \"" + r.out(k)->name + "\" are used", n);
+    Attrs attrs;
+    for (const char* key : {"epsilon", "momentum"})
+      if (const Attr* a = n.find(key)) attrs.emplace_back(key, *a);
     const double momentum = n.attr("momentum", 0.9);
-    const Attrs over{{"axes", axes}, {"keepdims", int64_t{1}}};
-    const double epsilon = n.attr("epsilon", 1e-5);
-    Value *old_mean = current(r.in(3)), *old_variance = current(r.in(4)), *mean_weight = r.in(3), *variance_weight = r.in(4);
-    r.begin();
-    const auto spread = [&](Value* v) { return typed(r.add("Reshape", {v, r.ints(column)}), stat); };
-    Value* mean = typed(r.add("ReduceMean", {r.in()}, over), stat);
-    Value* d = typed(r.add("Sub", {r.in(), mean}), x);
-    Value* variance = typed(r.add("ReduceMean", {typed(r.add("Mul", {d, d}), x)}, over), stat);
-    Value* root = typed(r.add("Sqrt", {typed(r.add("Add", {variance, number(epsilon, x.dtype)}), stat)}), stat);
-    Value* normal = typed(r.add("Div", {d, root}), x);
-    r.finish("Add", {typed(r.add("Mul", {normal, spread(r.in(1))}), x), spread(r.in(2))});
-    if (!top_ || !mean_weight->is_constant() || !variance_weight->is_constant()) return true;
-    const Type flat = mean_weight->type;
-    const auto kept = [&](Value* v) { return typed(r.add("Mul", {v, number(momentum, x.dtype)}), flat); };
-    const auto fresh = [&](Value* v) {
-      return typed(r.add("Mul", {typed(r.add("Reshape", {v, r.ints({-1})}), flat), number(1 - momentum, x.dtype)}), flat);
-    };
-    update(mean_weight, typed(r.add("Add", {kept(old_mean), fresh(mean)}), flat));
-    update(variance_weight, scaled_by_population(r, r.in(), variance_weight, fresh(variance), kept(old_variance)));
-    return true;
+    std::vector<Value*> in{r.in(0), r.in(1), r.in(2), r.in(3), r.in(4)}, out{r.out(0), nullptr, nullptr};
+    if (stays) {
+      n.set("training_mode", int64_t{1});
+      g_.order().push_back(&n);
+      out[0] = nullptr;
+    } else {
+      r.begin();
+    }
+    Value* kept[2] = {};
+    for (size_t k : {0, 1}) {
+      Value* old = r.in(k + 3);
+      if (!top_ || !old->is_constant()) continue;
+      const Type& t = old->type;
+      kept[k] = typed(r.add("Mul", {current(old), number(momentum, t.dtype)}), t);
+      out[k + 1] = typed(g_.add_value(old->name + "_batch"), t);
+      const std::vector<char> zeros(static_cast<size_t>(numel(t.dims)) * dtype_size(t.dtype));
+      in[k + 3] = g_.add_weight(old->name + "_zero", Literal::copy(t.dtype, t.dims, zeros.data(), zeros.size()));
+    }
+    while (!out.empty() && !out.back()) out.pop_back();
+    if (out.empty()) return;
+    const std::string name = stays && !n.name.empty() ? n.name + "/BatchNormTrain" : n.name;
+    g_.add_node(intern("ortmod", "BatchNormTrain"), std::move(in), out, std::move(attrs), name)->metadata = n.metadata;
+    for (size_t k : {0, 1})
+      if (kept[k]) update(r.in(k + 3), typed(r.add("Add", {kept[k], out[k + 1]}), r.in(k + 3)->type));
   }
 
   Graph& g_;
