@@ -118,7 +118,10 @@ py::list weights_of(const Trainer& t) {
 
 }  // namespace
 
+void bind_session(py::module_& m);
+
 void bind_train(py::module_& m) {
+  bind_session(m);
   py::class_<FitOptions>(m, "FitOptions")
       .def(py::init<>())
       .def_readwrite("epochs", &FitOptions::epochs)

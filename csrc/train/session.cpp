@@ -1,0 +1,364 @@
+// Training, eval and optimizer models over one set of tensors.
+#include "train/session.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "graph/proto.h"
+#include "ops/kernel.h"
+#include "passes/pass.h"
+#include "train/sequences.h"
+
+namespace ortmod {
+namespace {
+
+constexpr const char* kStage = "artifacts";
+constexpr std::string_view kBuffer = "_grad.accumulation.buffer", kAccumulated = "_grad.accumulation.out",
+                           kUpdated = ".updated";
+constexpr const char* kReset = "lazy_reset_grad";
+
+bool ends_with(std::string_view s, std::string_view end) {
+  return s.size() >= end.size() && s.substr(s.size() - end.size()) == end;
+}
+std::string stem(const std::string& s, std::string_view end) { return s.substr(0, s.size() - end.size()); }
+
+std::string list_of(const std::vector<std::string>& names) {
+  std::string s;
+  for (const std::string& n : names) s += (s.empty() ? "" : ", ") + n;
+  return s.empty() ? "none" : s;
+}
+
+std::unique_ptr<Graph> read(const std::string& path) {
+  auto g = from_file(path);
+  prepare(*g);
+  return g;
+}
+
+/// The flag is known: what it chooses between becomes one of the two, at the outputs too.
+void decide(Graph& g, bool value) {
+  const auto at = std::find_if(g.inputs.begin(), g.inputs.end(), [](const Value* v) { return v->name == kReset; });
+  if (at == g.inputs.end()) return;
+  Value* flag = *at;
+  std::vector<Value*> known{flag};
+  for (const Use& use : flag->uses)
+    if (use.node->is("Reshape")) known.push_back(use.node->out());
+  for (const Value* v : known)
+    for (const Use& use : std::vector<Use>(v->uses)) {
+      Node* n = use.node;
+      if (!n->is("Where") || use.index != 0) continue;
+      g.replace_uses(n->out(), n->in(value ? 1 : 2));
+      g.remove(n);
+    }
+  const bool one[] = {value};
+  g.inputs.erase(at);
+  flag->literal = Literal::copy(DType::kBool, Dims{1}, one, 1);
+  g.weights.push_back(flag);
+  g.compact();
+}
+
+at::Tensor empty_of(const Type& t, at::Device d) {
+  return at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()),
+                   at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(d));
+}
+
+}  // namespace
+
+TrainingSession::TrainingSession(const std::string& training, const std::string& evaluation,
+                                 const std::map<std::string, at::Tensor>& parameters, at::Device device)
+    : device_(device) {
+  const auto g = read(training);
+  collect(*g, parameters);
+  reset_train_ = part(*g, "training", 1);
+  train_ = part(*g, "training", 0);
+  if (evaluation.empty()) return;
+  eval_graph_ = read(evaluation);
+  eval_ = part(*eval_graph_, "eval", -1);
+}
+
+/// Finds out what the inputs of the training model are, and gives them memory.
+void TrainingSession::collect(const Graph& g, const std::map<std::string, at::Tensor>& given) {
+  std::unordered_set<std::string> names;
+  for (const Value* v : g.inputs) names.insert(v->name);
+  for (const Value* v : g.inputs) {
+    if (!ends_with(v->name, kBuffer) || !names.contains(stem(v->name, kBuffer))) continue;
+    trainable_.push_back(stem(v->name, kBuffer));
+    values_[v->name] = empty_of(v->type, device_);
+  }
+  if (trainable_.empty())
+    fail(
+        ErrorKind::kModel, kStage,
+        "this is no training model: it has no input *" + std::string(kBuffer) + "; give what generate_artifacts wrote");
+  for (const Value* v : g.inputs) {
+    if (!given.contains(v->name)) continue;
+    if (!v->type.is_static())
+      fail(ErrorKind::kModel, kStage, "the shape of the parameter \"" + v->name + "\" is not known");
+    parameters_.push_back(v->name);
+    values_[v->name] = empty_of(v->type, device_);
+    if (given.at(v->name).defined()) set_parameter(v->name, given.at(v->name));
+  }
+  for (const std::string& name : trainable_)
+    if (!given.contains(name))
+      fail(ErrorKind::kModel, kStage,
+           "the checkpoint has no parameter \"" + name +
+               "\", which the training model takes; use the artifacts of one call together");
+}
+
+/// `flag`: what lazy_reset_grad is taken to be, -1: the model has none.
+std::unique_ptr<TrainingSession::Part> TrainingSession::part(const Graph& source, const std::string& what, int flag) {
+  auto g = source.clone();
+  if (flag >= 0) decide(*g, flag != 0);
+  auto p = std::make_unique<Part>();
+  Composed c;
+  std::vector<Value*> columns, fixed;
+  for (Value* v : g->inputs) {
+    const bool ours = values_.contains(v->name);
+    (ours ? fixed : columns).push_back(v);
+    if (!ours) c.columns.push_back(v->name);
+  }
+  p->inputs = c.columns;
+  std::unordered_map<std::string, size_t> outputs;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < g->outputs.size(); ++i) names.push_back(source.outputs[i]->name);
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string& n = names[i];
+    const std::string donor = ends_with(n, kAccumulated) ? stem(n, kAccumulated) + std::string(kBuffer)
+                              : ends_with(n, kUpdated)   ? stem(n, kUpdated)
+                                                         : "";
+    if (values_.contains(donor))
+      outputs[donor] = i;
+    else
+      p->outputs.push_back(n);
+  }
+  c.outputs = names;
+  g->sort();
+  optimise(*g);
+  g->inputs = columns;
+  for (Value* v : fixed) {
+    const auto donated = outputs.find(v->name);
+    if (v->uses.empty() && donated == outputs.end() && !g->is_output(v)) continue;
+    if (donated != outputs.end()) c.donations.push_back({g->inputs.size(), donated->second});
+    g->inputs.push_back(v);
+    c.fixed.push_back(v->name);
+  }
+  c.graph = std::move(g);
+  verify(*c.graph, what);
+  p->program = std::make_unique<Program>(std::move(c), device_);
+  return p;
+}
+
+/// Key of a state of the optimizer, which starts at zero.
+std::string TrainingSession::state(const std::string& name, const std::string& weight) {
+  if (std::find(states_.begin(), states_.end(), name) == states_.end()) states_.push_back(name);
+  const std::string key = name + "/" + weight;
+  values_.try_emplace(key, at::zeros_like(value(weight)));
+  return key;
+}
+
+void TrainingSession::set_optimizer(const std::string& path) {
+  std::vector<Type> types;
+  for (const std::string& name : trainable_) {
+    const at::Tensor t = value(name);
+    types.emplace_back(from_scalar_type(t.scalar_type()), Dims(t.sizes().begin(), t.sizes().end()));
+  }
+  Flat flat = flatten_sequences(from_file(path), types);
+  Graph& g = *flat.graph;
+  Composed c;
+  std::map<std::pair<std::string, int64_t>, size_t> donors;
+  for (const auto& [name, index] : flat.inputs) {
+    std::string key = name;
+    if (index >= 0) {
+      const std::string& weight = trainable_.at(static_cast<size_t>(index));
+      donors[{"updated_" + name, index}] = c.fixed.size();
+      key = name == "params" ? weight : name == "gradients" ? weight + std::string(kBuffer) : state(name, weight);
+    } else if (name == "learning_rate" || name == "step") {
+      values_[name] =
+          at::zeros({1}, at::TensorOptions().dtype(name == "step" ? at::kLong : at::kFloat).device(device_));
+    } else {
+      fail(ErrorKind::kModel, kStage,
+           "this is no optimizer model: got the input \"" + name + "\", expected learning_rate, step, and sequences");
+    }
+    c.fixed.push_back(key);
+  }
+  for (size_t o = 0; o < flat.outputs.size(); ++o) {
+    const auto donor = donors.find({flat.outputs[o].name, flat.outputs[o].index});
+    if (donor != donors.end()) c.donations.push_back({donor->second, o});
+    c.outputs.push_back(flat.outputs[o].name);
+  }
+  optimise(g);
+  c.graph = std::move(flat.graph);
+  auto p = std::make_unique<Part>();
+  p->program = std::make_unique<Program>(std::move(c), device_);
+  update_ = std::move(p);
+}
+
+std::vector<at::Tensor> TrainingSession::run(Part& p, const std::vector<at::Tensor>& inputs, const std::string& what) {
+  if (inputs.size() != p.inputs.size())
+    fail(ErrorKind::kShape, kStage,
+         "wrong number of inputs of the " + what + " model: got " + std::to_string(inputs.size()) + ", expected " +
+             std::to_string(p.inputs.size()) + " (" + list_of(p.inputs) + ")");
+  std::vector<std::vector<int64_t>> dims;
+  std::vector<at::Tensor> bound;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const DType want = p.program->graph().inputs[i]->type.dtype;
+    if (inputs[i].scalar_type() != to_scalar_type(want))
+      fail(ErrorKind::kType, kStage,
+           "wrong element type of \"" + p.inputs[i] + "\": got " +
+               std::string(dtype_name(from_scalar_type(inputs[i].scalar_type()))) + ", expected " +
+               std::string(dtype_name(want)));
+    dims.emplace_back(inputs[i].sizes().begin(), inputs[i].sizes().end());
+    bound.push_back(inputs[i].device() == device_ && inputs[i].is_contiguous() ? inputs[i]
+                                                                               : inputs[i].to(device_).contiguous());
+  }
+  p.program->forget_many();
+  Program::Run& r = p.program->at(dims, values_);
+  for (size_t i = 0; i < bound.size(); ++i) p.program->bind(r, i, static_cast<char*>(bound[i].data_ptr()));
+  p.program->run(r);
+  last_ = &p;
+  last_dims_ = std::move(dims);
+  std::vector<at::Tensor> results;
+  for (size_t i = 0; i < p.outputs.size(); ++i) results.push_back(r.outputs[i].clone());
+  return results;
+}
+
+std::vector<at::Tensor> TrainingSession::train_step(const std::vector<at::Tensor>& inputs) {
+  auto r = run(reset_ ? *reset_train_ : *train_, inputs, "training");
+  reset_ = false;
+  has_gradients_ = true;
+  return r;
+}
+
+std::vector<at::Tensor> TrainingSession::eval_step(const std::vector<at::Tensor>& inputs) {
+  if (!eval_) fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
+  return run(*eval_, inputs, "eval");
+}
+
+void TrainingSession::optimizer_step() {
+  if (!update_) fail(ErrorKind::kModel, kStage, "there is no optimizer model; give its path");
+  if (!has_gradients_) fail(ErrorKind::kModel, kStage, "there are no gradients yet: run a training step first");
+  values_.at("learning_rate").fill_(learning_rate);
+  values_.at("step").fill_(step + 1);
+  update_->program->run(update_->program->at({}, values_));
+  ++step;
+}
+
+const std::vector<std::string>& TrainingSession::input_names(bool training) const {
+  if (!training && !eval_)
+    fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
+  return training ? train_->inputs : eval_->inputs;
+}
+
+const std::vector<std::string>& TrainingSession::output_names(bool training) const {
+  if (!training && !eval_)
+    fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
+  return training ? train_->outputs : eval_->outputs;
+}
+
+at::Tensor TrainingSession::value(const std::string& name) const {
+  const auto it = values_.find(name);
+  if (it == values_.end())
+    fail(ErrorKind::kModel, kStage, "there is no parameter \"" + name + "\"; known are " + list_of(parameters_));
+  return it->second;
+}
+
+at::Tensor TrainingSession::gradient(const std::string& name) const { return value(name + std::string(kBuffer)); }
+
+void TrainingSession::set_parameter(const std::string& name, const at::Tensor& given) {
+  at::Tensor own = value(name);
+  if (own.sizes() != given.sizes() || own.scalar_type() != given.scalar_type())
+    fail(ErrorKind::kShape, kStage,
+         "Parameter data shape/type mismatch of \"" + name + "\": got " +
+             std::string(dtype_name(from_scalar_type(given.scalar_type()))) +
+             to_string(Dims(given.sizes().begin(), given.sizes().end())) + ", expected " +
+             std::string(dtype_name(from_scalar_type(own.scalar_type()))) +
+             to_string(Dims(own.sizes().begin(), own.sizes().end())));
+  own.copy_(given);
+}
+
+std::map<std::string, std::map<std::string, at::Tensor>> TrainingSession::optimizer_states() const {
+  std::map<std::string, std::map<std::string, at::Tensor>> r;
+  for (const std::string& s : states_)
+    for (const std::string& name : trainable_)
+      if (const auto it = values_.find(s + "/" + name); it != values_.end()) r[s][name] = it->second;
+  return r;
+}
+
+void TrainingSession::set_optimizer_states(const std::map<std::string, std::map<std::string, at::Tensor>>& states) {
+  for (const auto& [state, parts] : states)
+    for (const auto& [name, t] : parts)
+      if (values_.contains(state + "/" + name)) set_parameter(state + "/" + name, t);
+}
+
+int64_t TrainingSession::parameters_size(bool trainable_only) const {
+  int64_t n = 0;
+  for (const std::string& name : chosen(trainable_only)) n += value(name).numel();
+  return n;
+}
+
+at::Tensor TrainingSession::to_buffer(bool trainable_only) const {
+  std::vector<at::Tensor> flat;
+  for (const std::string& name : chosen(trainable_only)) {
+    flat.push_back(value(name).reshape({-1}));
+    if (flat.back().scalar_type() != flat[0].scalar_type())
+      fail(ErrorKind::kType, kStage,
+           "parameters of different element types have no common buffer: see \"" + name + "\"");
+  }
+  return at::cat(flat);
+}
+
+void TrainingSession::from_buffer(const at::Tensor& buffer, bool trainable_only) {
+  const int64_t size = parameters_size(trainable_only);
+  if (buffer.numel() != size)
+    fail(ErrorKind::kShape, kStage,
+         "wrong size of the buffer of parameters: got " + std::to_string(buffer.numel()) + " elements, expected " +
+             std::to_string(size));
+  const at::Tensor flat = buffer.reshape({-1});
+  int64_t at = 0;
+  for (const std::string& name : chosen(trainable_only)) {
+    at::Tensor own = value(name);
+    if (flat.scalar_type() != own.scalar_type())
+      fail(ErrorKind::kType, kStage,
+           "wrong element type of the buffer of parameters: got " +
+               std::string(dtype_name(from_scalar_type(flat.scalar_type()))) + ", expected " +
+               std::string(dtype_name(from_scalar_type(own.scalar_type()))));
+    own.copy_(flat.slice(0, at, at + own.numel()).view(own.sizes()));
+    at += own.numel();
+  }
+}
+
+void TrainingSession::export_for_inferencing(const std::string& path, const std::vector<std::string>& outputs) const {
+  if (!eval_graph_)
+    fail(ErrorKind::kModel, kStage, "there is no eval model to export; give its path when the module is made");
+  if (outputs.empty()) fail(ErrorKind::kModel, kStage, "the names of the outputs to export are missing");
+  auto g = eval_graph_->clone();
+  g->outputs.clear();
+  for (const std::string& name : outputs) {
+    Value* v = g->find(name);
+    if (!v) fail(ErrorKind::kModel, kStage, "the eval model has no value \"" + name + "\" to export");
+    g->outputs.push_back(v);
+  }
+  dce(*g, {});
+  std::vector<Value*> inputs;
+  for (Value* v : g->inputs) {
+    if (v->uses.empty() && !g->is_output(v)) continue;
+    if (!values_.contains(v->name)) {
+      inputs.push_back(v);
+      continue;
+    }
+    const at::Tensor t = value(v->name).cpu().contiguous();
+    v->literal = std::make_shared<Literal>(v->type.dtype, v->type.dims, std::make_shared<at::Tensor>(t), t.data_ptr(),
+                                           t.nbytes());
+    g->weights.push_back(v);
+  }
+  g->inputs = std::move(inputs);
+  g->compact();
+  to_file(*g, path, {});
+}
+
+std::vector<std::pair<std::string, bool>> TrainingSession::steps() const {
+  if (!last_) return {};
+  return last_->program->steps(last_->program->at(last_dims_, values_));
+}
+
+}  // namespace ortmod
