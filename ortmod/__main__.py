@@ -1,4 +1,4 @@
-"""Command line: python -m ortmod {explain,gradient} model.onnx"""
+"""Command line: python -m ortmod {explain,gradient,train} model.onnx"""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from ortmod import _train_command
 from ortmod._errors import OrtmodError
 from ortmod._model import type_text
 from ortmod._table import table
@@ -51,7 +52,7 @@ def _gradient(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ortmod", description="Looks at and differentiates ONNX models.")
+    parser = argparse.ArgumentParser(prog="python -m ortmod", description="Looks at, differentiates and trains ONNX models.")
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser("explain", help="which nodes run and are differentiable, which weights a gradient reaches")
     look.add_argument("model")
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     grad.add_argument("--unreachable", choices=["error", "zero"], default="error")
     grad.add_argument("--opset", default="keep", help="keep, upgrade, or a number (default: keep)")
     grad.set_defaults(run=_gradient)
+    _train_command.add(commands)
     options = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():

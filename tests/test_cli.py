@@ -1,8 +1,12 @@
-"""python -m ortmod explain|gradient."""
+"""python -m ortmod explain|gradient|train."""
 
 import nets
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from skl2onnx import to_onnx
+from sklearn.linear_model import LinearRegression
 
 from ortmod.__main__ import main
 
@@ -55,3 +59,22 @@ def test_errors_are_one_line(path, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: [differentiate] wrt: got 'nobody'")
     assert main(["explain", str(tmp_path / "absent.onnx")]) == 1
     assert "absent.onnx" in capsys.readouterr().err
+
+
+def test_train_a_converted_regressor_on_a_table(tmp_path, capsys):
+    """The weights of ai.onnx.ml operators are attributes: they train, and are initializers of what is written."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(200, 3)).astype(np.float32)
+    y = X @ np.array([1.0, -2.0, 0.5], dtype=np.float32) + 0.25
+    model = to_onnx(LinearRegression().fit(X, np.zeros(200)), X[:1])
+    (tmp_path / "linear.onnx").write_bytes(model.SerializeToString())
+    np.savetxt(tmp_path / "table.csv", np.c_[X, y], delimiter=",", header="a,b,c,y", comments="")
+    np.savez(tmp_path / "table.npz", X=X, y=y)
+    for table, extra in (("table.csv", []), ("table.npz", ["--optimizer", "AdamW", "--rate", "0.05"])):
+        assert main(["train", str(tmp_path / "linear.onnx"), str(tmp_path / table), "--epochs", "150", *extra]) == 0
+        assert "trained on 200 rows" in capsys.readouterr().out
+        session = onnxruntime.InferenceSession(tmp_path / "linear.trained.onnx", providers=["CPUExecutionProvider"])
+        (predicted,) = session.run(None, {session.get_inputs()[0].name: X})
+        assert np.abs(predicted[:, 0] - y).max() < 0.02
+    assert main(["train", str(tmp_path / "linear.onnx"), str(tmp_path / "table.csv"), "--targets", "9"]) == 1
+    assert "--targets 9" in capsys.readouterr().err

@@ -212,9 +212,11 @@ class BaseEstimator(Parameters):
         values = {
             name: t.float().numpy() if t.dtype == torch.bfloat16 else t.numpy() for name, t in self._fitted().all_weights().items()
         }
-        return replace_initializers_into_onnx(
-            as_proto(model if model is not None else self.model_onnx), values, missing=model is not None
-        )
+        proto = as_proto(model if model is not None else self.model_onnx)
+        if model is None and values.keys() - {w.name for w in proto.graph.initializer}:  # weights that were attributes
+            graph = load(self.model_onnx).with_training(False)
+            return onnx.load_from_string(graph.to_bytes({name: torch.from_numpy(v) for name, v in values.items()}))
+        return replace_initializers_into_onnx(proto, values, missing=model is not None)
 
     def build_onnx_functions(self) -> dict[str, Any]:
         graphs: dict[str, Any] = {"model": as_proto(self.model_onnx), "learning_rate": self._rate()}

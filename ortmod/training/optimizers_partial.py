@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ortmod._errors import ModelError
-from ortmod._model import load
+from ortmod._model import ONNX_TO_TORCH, load
 from ortmod.training._base_estimator import BaseEstimator, select_penalties
 from ortmod.training._values import to_tensor
 from ortmod.training.ortgradient import OrtGradientForwardBackward, OrtGradientForwardBackwardFunction
@@ -21,7 +21,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         model_onnx: the graph; several inputs and outputs work.
         weights_to_train: names, in any order; default: every float initializer.
         loss_output_name: kept for onnxcustom; the loss is not part of the graph.
-        learning_loss: a BaseLearningLoss or its name, for the first output; a list: one per output, each with its own target.
+        learning_loss: a BaseLearningLoss or its name, for the first output of floats; a list: one per such output, each with a target.
         weight_name: kept for onnxcustom; weights of rows are given to `fit`.
         learning_penalty: a BaseLearningPenalty, its name, a list of them, or a dict from names of weights to penalties.
         exc: False warns (ConvergenceWarning) where the loss is not finite, and ends the fit.
@@ -106,9 +106,13 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
 
     def _engine_options(self, weighted: bool) -> dict[str, Any]:
         losses = self.learning_loss if isinstance(self.learning_loss, list) else [self.learning_loss]
-        outputs = [name for name, _, _ in load(self.model_onnx).outputs]
+        outputs = [
+            name
+            for name, (dtype, _, kind), _ in load(self.model_onnx).outputs
+            if kind == 0 and ONNX_TO_TORCH[dtype].is_floating_point
+        ]
         if len(losses) > len(outputs):
-            raise ModelError(f"[compose] learning_loss: got {len(losses)} losses for {len(outputs)} outputs")
+            raise ModelError(f"[compose] learning_loss: got {len(losses)} losses for {len(outputs)} outputs of floats")
         return {
             "losses": list(zip(losses, outputs, strict=False)),
             "penalties": select_penalties(self.learning_penalty),
