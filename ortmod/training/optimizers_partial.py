@@ -21,7 +21,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         model_onnx: the graph; several inputs and outputs work.
         weights_to_train: names, in any order; default: every float initializer.
         loss_output_name: kept for onnxcustom; the loss is not part of the graph.
-        learning_loss: a BaseLearningLoss or its name, for the first output of floats; a list: one per such output, each with a target.
+        learning_loss: a BaseLearningLoss or its name, for the first output of floats; a list: one per such output and target.
         weight_name: kept for onnxcustom; weights of rows are given to `fit`.
         learning_penalty: a BaseLearningPenalty, its name, a list of them, or a dict from names of weights to penalties.
         exc: False warns (ConvergenceWarning) where the loss is not finite, and ends the fit.
