@@ -1,4 +1,4 @@
-"""Command line: python -m ortmod {explain,gradient,train} model.onnx"""
+"""Command line: python -m ortmod {explain,gradient,train,artifacts} model.onnx"""
 
 import argparse
 import json
@@ -51,6 +51,29 @@ def _gradient(options: argparse.Namespace) -> None:
             print(table(["name", "its gradient"], list(names.items())))
 
 
+_LOSSES = {"mse": "MSELoss", "cross-entropy": "CrossEntropyLoss", "bce": "BCEWithLogitsLoss", "l1": "L1Loss"}
+_OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD"}
+
+
+def _artifacts(options: argparse.Namespace) -> None:
+    from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
+
+    report = generate_artifacts(
+        options.model,
+        options.requires_grad,
+        options.frozen,
+        None if options.loss is None else LossType[_LOSSES[options.loss]],
+        None if options.optimizer is None else OptimType[_OPTIMIZERS[options.optimizer]],
+        options.output,
+        prefix=options.prefix,
+        additional_output_names=options.outputs,
+        nominal_checkpoint=options.nominal,
+        loss_input_names=options.loss_inputs,
+        opset=int(options.opset) if options.opset.isdigit() else options.opset,
+    )
+    print(report)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ortmod", description="Looks at, differentiates and trains ONNX models.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -68,6 +91,19 @@ def main(arguments: list[str] | None = None) -> int:
     grad.add_argument("--opset", default="keep", help="keep, upgrade, or a number (default: keep)")
     grad.set_defaults(run=_gradient)
     _train_command.add(commands)
+    make = commands.add_parser("artifacts", help="write training, eval and optimizer models and a checkpoint")
+    make.add_argument("model")
+    make.add_argument("-o", "--output", type=Path, help="directory to write to (default: the current one)")
+    make.add_argument("--loss", choices=_LOSSES, help="loss on top of the model (default: its first output is the loss)")
+    make.add_argument("--loss-inputs", nargs="+", help="values that the loss takes (default: the outputs)")
+    make.add_argument("--optimizer", choices=_OPTIMIZERS, help="write the model of this optimizer, too")
+    make.add_argument("--requires-grad", nargs="+", help="parameters to train (default: what trains by default)")
+    make.add_argument("--frozen", nargs="+", help="parameters of the checkpoint that do not train")
+    make.add_argument("--outputs", nargs="+", help="values to return after the loss")
+    make.add_argument("--prefix", default="", help="of the names of files")
+    make.add_argument("--nominal", action="store_true", help="write a checkpoint without values, too")
+    make.add_argument("--opset", default="keep", help="keep, upgrade, or a number (default: keep)")
+    make.set_defaults(run=_artifacts)
     options = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():

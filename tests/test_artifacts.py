@@ -1,7 +1,9 @@
 """Artifacts: the documents' samples, training on the stock runtime against torch, names, opsets, batch norm, bad input."""
 
 import os
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from torch import nn
 from ortmod import GradientError, ModelError, OrtmodError
 from ortmod.training import artifacts, checkpoint, onnxblock
 from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
+from ortmod.training.onnxblock._training import rename
 
 WEIGHTS = ["0.weight", "0.bias", "2.weight", "2.bias"]
 STEPS = 20
@@ -134,6 +137,29 @@ artifacts.generate_artifacts(base_model, requires_grad = requires_grad, frozen_p
     optimizer = torch.optim.AdamW([p for p in module.values() if p.requires_grad], lr=0.01, eps=1e-6, weight_decay=0)
     inputs = {"x": x.numpy(), "target1": t1.numpy(), "target2": t2.numpy()}
     compare(tmp_path, module, optimizer, loss, inputs, 0.01)
+
+
+def test_the_page_for_those_who_come_from_onnxruntime_training_is_true(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "coming-from-onnxruntime-training.md").read_text(encoding="utf-8")
+    generate, with_api, with_sessions = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    _, model = mlp((4, 6, 3))
+    for old, new in (("0.weight", "weight1"), ("0.bias", "bias1"), ("2.weight", "weight2"), ("y", "output")):
+        rename(model.graph, old, new)
+    onnx.save(model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    exec(generate, {})
+    batches = [(np.random.randn(8, 4).astype(np.float32), np.arange(8) % 3)] * 30
+    names = {"batches": batches}
+    exec(with_sessions, names)
+    first = names["loss"]
+    exec(
+        with_api.replace("warmup_step_count=10, total_step_count=1000", "warmup_step_count=0, total_step_count=10**9").replace(
+            '["output"]', '["loss"]'
+        ),
+        names,
+    )
+    assert names["loss"] == pytest.approx(float(first), rel=1e-5)
+    assert onnx.load("inference.onnx").graph.output[0].name == "loss"
 
 
 def test_inputs_and_outputs_are_in_the_order_of_onnxruntime(tmp_path):

@@ -1,4 +1,4 @@
-"""python -m ortmod explain|gradient|train."""
+"""python -m ortmod explain|gradient|train|artifacts."""
 
 import nets
 import numpy as np
@@ -78,3 +78,15 @@ def test_train_a_converted_regressor_on_a_table(tmp_path, capsys):
         assert np.abs(predicted[:, 0] - y).max() < 0.02
     assert main(["train", str(tmp_path / "linear.onnx"), str(tmp_path / "table.csv"), "--targets", "9"]) == 1
     assert "--targets 9" in capsys.readouterr().err
+
+
+def test_artifacts(path, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = ["--loss", "cross-entropy", "--optimizer", "adamw", "--frozen", "2.bias", "-o", str(out)]
+    assert main(["artifacts", str(path), *given]) == 0
+    said = capsys.readouterr().out
+    assert "training_model.onnx" in said and "named in frozen_params" in said and "float32[8, 10]" in said
+    names = ["checkpoint", "eval_model.onnx", "optimizer_model.onnx", "training_model.onnx"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert main(["artifacts", str(path), "--requires-grad", "nope", "--loss", "mse", "-o", str(tmp_path / "none")]) == 1
+    assert "nope" in capsys.readouterr().err and not (tmp_path / "none").exists()

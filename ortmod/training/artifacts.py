@@ -54,8 +54,8 @@ class ArtifactReport:
     parameters: list[tuple[str, str, str, str]]  # name, type, trains or frozen, why
 
     def __str__(self) -> str:
-        sizes = [[str(path), f"{path.stat().st_size:,} bytes"] for path in self.files]
-        return table(["file", "size"], sizes) + "\n" + table(["parameter", "type", "is", "why"], [list(p) for p in self.parameters])
+        sizes = [[f"{path.stat().st_size:,}", str(path)] for path in self.files]
+        return table(["bytes", "file"], sizes) + "\n" + table(["parameter", "type", "is", "why"], [list(p) for p in self.parameters])
 
 
 def generate_artifacts(
