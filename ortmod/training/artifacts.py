@@ -55,7 +55,8 @@ class ArtifactReport:
 
     def __str__(self) -> str:
         sizes = [[f"{path.stat().st_size:,}", str(path)] for path in self.files]
-        return table(["bytes", "file"], sizes) + "\n" + table(["parameter", "type", "is", "why"], [list(p) for p in self.parameters])
+        parameters = [list(parameter) for parameter in self.parameters]
+        return table(["bytes", "file"], sizes) + "\n" + table(["parameter", "type", "is", "why"], parameters)
 
 
 def generate_artifacts(
