@@ -1,0 +1,216 @@
+"""Graphs of fitted estimators: what comes before the last step through skl2onnx, the last step as layers that train."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from sklearn.base import is_classifier, is_regressor
+from sklearn.linear_model import (
+    HuberRegressor,
+    LogisticRegression,
+    LogisticRegressionCV,
+    SGDClassifier,
+    SGDRegressor,
+)
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.svm import LinearSVC, LinearSVR
+from sklearn.utils.validation import check_is_fitted
+
+from ortmod._errors import DTypeError, OrtmodError
+from ortmod._model import load
+from ortmod.sklearn import _network as network
+from ortmod.sklearn._errors import EstimatorError
+from ortmod.sklearn._losses import EpsilonInsensitiveLearningLoss
+from ortmod.training.sgd_learning_loss import HuberLearningLoss
+from ortmod.training.sgd_learning_rate import LearningRateSGD
+
+_MLP = (
+    "learning_rate learning_rate_init power_t momentum nesterovs_momentum alpha batch_size max_iter tol n_iter_no_change shuffle "
+    "beta_1 beta_2 epsilon early_stopping validation_fraction"
+).split()
+_SGD = "alpha penalty l1_ratio max_iter tol n_iter_no_change shuffle early_stopping validation_fraction".split()
+_SGD_LOSSES = {"log_loss": "binary_log_loss", "hinge": "hinge", "squared_hinge": "squared_hinge"}
+
+Layers = Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass
+class Converted:
+    estimator: Any
+    model: onnx.ModelProto
+    params: dict[str, Any]
+    outputs: int
+    features: int
+    flat: bool = True
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    multilabel: bool = False
+    feature_names: np.ndarray | None = None
+
+    def check(self, result: Any) -> None:
+        """Refuses an estimator whose predictions on some rows are not those of its graph."""
+        X = np.random.default_rng(0).normal(size=(16, self.features))
+        method = next(m for m in ("decision_function", "predict_proba", "predict") if hasattr(self.estimator, m))
+        if self.multilabel:
+            method = "predict"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = np.asarray(getattr(self.estimator, method)(X))
+            got = getattr(result, method)(X)
+        close = 1e-8 if got.dtype == np.float64 else 1e-3
+        if got.shape != expected.shape or not np.allclose(got, expected, rtol=close, atol=close, equal_nan=True):
+            raise EstimatorError(
+                f"[convert] {type(self.estimator).__name__}: its {method} is not that of its coefficients, so it is no linear "
+                "model or network that could go on training"
+            )
+
+
+def _refuse(estimator: Any) -> EstimatorError:
+    name, module = type(estimator).__name__, type(estimator).__module__
+    if hasattr(estimator, "tree_") or ".tree" in module or ".ensemble" in module:
+        why = "the splits of trees have no gradient, so there is nothing to train"
+    elif ".svm" in module:
+        why = "its support vectors are rows of the training data, no weights; LinearSVC and LinearSVR can go on training"
+    else:
+        why = "it has neither coef_ and intercept_ nor coefs_ and intercepts_"
+    return EstimatorError(f"[convert] {name}: {why}")
+
+
+def _layers(estimator: Any) -> tuple[Layers, str]:
+    if isinstance(estimator, MLPRegressor | MLPClassifier):
+        return list(zip(estimator.coefs_, estimator.intercepts_, strict=True)), estimator.activation
+    if not hasattr(estimator, "coef_") or not hasattr(estimator, "intercept_"):
+        raise _refuse(estimator)
+    coef = np.atleast_2d(np.asarray(estimator.coef_)).T
+    intercept = np.broadcast_to(np.ravel(estimator.intercept_), (coef.shape[1],))
+    return [(coef, intercept)], "identity"
+
+
+def _params(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(estimator, MLPRegressor | MLPClassifier):
+        params = {name: getattr(estimator, name) for name in _MLP}
+        if estimator.solver != "lbfgs":
+            params["solver"] = estimator.solver
+        if isinstance(estimator, MLPRegressor) and getattr(estimator, "loss", "squared_error") != "squared_error":
+            raise EstimatorError(
+                f"[convert] {type(estimator).__name__}(loss={estimator.loss!r}): its output is not the last layer's"
+            )
+        return params
+    if isinstance(estimator, SGDRegressor | SGDClassifier):
+        return {**_sgd(estimator), **_sgd_loss(estimator, given)}
+    if isinstance(estimator, LinearSVC):
+        return {"loss": estimator.loss}
+    if isinstance(estimator, LinearSVR):
+        return {"loss": EpsilonInsensitiveLearningLoss(float(estimator.epsilon))}
+    if isinstance(estimator, HuberRegressor):
+        return {"loss": HuberLearningLoss(float(estimator.epsilon * estimator.scale_))}
+    if isinstance(estimator, LogisticRegression | LogisticRegressionCV):
+        return {"loss": "binary_log_loss" if estimator.solver == "liblinear" else "log_loss"}
+    if is_classifier(estimator) and "loss" not in given:
+        raise EstimatorError(
+            f"[convert] {type(estimator).__name__} was not fitted by a loss of OnnxClassifier; say by which it goes on: "
+            "loss='log_loss', 'hinge' or another one"
+        )
+    return {}
+
+
+def _sgd(estimator: Any) -> dict[str, Any]:
+    params = {name: getattr(estimator, name) for name in _SGD}
+    rate = estimator.learning_rate
+    params.update(momentum=0.0, batch_size=1, learning_rate_init=float(estimator.eta0) or 1e-3)
+    if rate in ("invscaling", "optimal"):
+        params["learning_rate"] = LearningRateSGD(
+            float(estimator.eta0), float(estimator.alpha), float(estimator.power_t), rate, period="update", convention="sklearn"
+        )
+    elif rate in ("constant", "adaptive"):
+        params["learning_rate"] = rate
+    if params["penalty"] is None:
+        params["alpha"] = 0.0
+    return params
+
+
+def _sgd_loss(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    name = estimator.loss
+    if "loss" in given or name == "squared_error" and isinstance(estimator, SGDRegressor):
+        return {}
+    if isinstance(estimator, SGDClassifier) and name in _SGD_LOSSES:
+        return {"loss": _SGD_LOSSES[name]}
+    if isinstance(estimator, SGDRegressor) and name == "huber":
+        return {"loss": HuberLearningLoss(float(estimator.epsilon))}
+    if isinstance(estimator, SGDRegressor) and name == "epsilon_insensitive":
+        return {"loss": EpsilonInsensitiveLearningLoss(float(estimator.epsilon))}
+    raise EstimatorError(
+        f"[convert] {type(estimator).__name__}(loss={name!r}): no such loss here; say by which it goes on with loss="
+    )
+
+
+def _before(pipeline: Any, features: int, dtype: Any) -> tuple[onnx.ModelProto, str]:
+    """The steps before the last one as a graph without an output, and the name of its result."""
+    try:
+        from skl2onnx import convert_sklearn
+        from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+    except ImportError as error:
+        raise EstimatorError(
+            "[convert] pipelines are converted by skl2onnx, which is not installed: pip install skl2onnx"
+        ) from error
+
+    kind = DoubleTensorType if dtype == np.float64 else FloatTensorType
+    try:
+        proto = convert_sklearn(
+            pipeline, initial_types=[("X", kind([None, features]))], target_opset={"": network.OPSET, "ai.onnx.ml": 3}
+        )
+    except Exception as error:
+        raise EstimatorError(f"[convert] skl2onnx does not convert the steps before the last one: {error}") from error
+    graph = proto.graph
+    value = graph.output[0]
+    if value.type.tensor_type.elem_type != helper.np_dtype_to_tensor_dtype(np.dtype(dtype)):
+        graph.node.append(helper.make_node("Cast", [value.name], ["features"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+        name = "features"
+    else:
+        name = value.name
+    del graph.output[:]
+    return proto, name
+
+
+def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bool) -> Converted:
+    check_is_fitted(estimator)
+    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")] if isinstance(estimator, Pipeline) else []
+    last = steps[-1] if steps else estimator
+    if not (is_classifier(last) if classifier else is_regressor(last)):
+        wanted = "classifier" if classifier else "regressor"
+        other = "OnnxClassifier" if is_classifier(last) else "OnnxRegressor" if is_regressor(last) else ""
+        raise EstimatorError(
+            f"[convert] {type(last).__name__} is no {wanted}" + (f"; give it to {other}.from_estimator" if other else "")
+        )
+    layers, activation = _layers(last)
+    dtype = np.dtype(dtype) if dtype is not None else np.result_type(layers[0][0], np.float32)
+    if dtype not in (np.float32, np.float64):
+        raise DTypeError(f"[convert] dtype: got {dtype}, expected float32 or float64")
+    layers = [(np.ascontiguousarray(w, dtype), np.ascontiguousarray(b, dtype)) for w, b in layers]
+    features = int((steps[0] if steps else estimator).n_features_in_)
+    output = "scores" if classifier else "y"
+    if len(steps) > 1:
+        proto, value = _before(Pipeline(estimator.steps[:-1]), features, dtype)
+        names = network.append_layers(proto.graph, value, layers, activation, output)
+        try:
+            load(proto)
+        except OrtmodError as error:
+            other = "; dtype=numpy.float32 may do" if dtype == np.float64 else ""
+            raise EstimatorError(f"[convert] what skl2onnx wrote cannot be used: {error}{other}") from error
+    else:
+        proto = network.network(layers, activation, output)
+        names = [n for pair in network.layer_names(len(layers)) for n in pair]
+    params = {"trainable": names, **_params(last, given)}
+    columns = layers[-1][0].shape[1]
+    result = Converted(estimator, proto, params, columns, features)
+    result.feature_names = getattr(estimator, "feature_names_in_", None)
+    if not classifier:
+        result.flat = columns == 1 and np.ndim(getattr(last, "coef_", 0)) < 2
+    else:
+        result.classes = np.asarray(last.classes_)
+        result.multilabel = getattr(getattr(last, "_label_binarizer", None), "y_type_", "").startswith("multilabel")
+    return result

@@ -1,0 +1,137 @@
+"""The graph of a fitted estimator with its engine: made once for the same options, carried over to others, pickled as its state."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from ortmod import _C
+from ortmod._choice import choose
+from ortmod._errors import ModelError, ShapeError
+from ortmod._model import ONNX_TO_TORCH, load
+from ortmod.training._engine import Engine
+from ortmod.training._values import to_tensor
+from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
+
+Selection = str | Iterable[str] | Callable[[str], bool] | None
+
+
+class Session:
+    """One graph X -> output.
+
+    Args:
+        proto: the graph with the weights to start from.
+        output: the name of the output that is trained; default: the first one of floats.
+        trainable, frozen: as OnnxModule has them.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, output: str | None = None, trainable: Selection = None, frozen: Selection = None):
+        self.proto = proto
+        model = load(proto)
+        if len(model.inputs) != 1:
+            raise ModelError(
+                f"[train] model: got the inputs {', '.join(n for n, _, _ in model.inputs) or 'none'}, expected one, the rows X; "
+                "graphs of several inputs train with OrtGradientForwardBackwardOptimizer"
+            )
+        floats = [name for name, t, _ in model.outputs if t[2] == 0 and t[0] in (1, 10, 11, 16)]
+        if output is not None and output not in floats:
+            raise ModelError(f"[train] output: got {output!r}, expected one of the float outputs {', '.join(floats) or '(none)'}")
+        if not floats:
+            raise ModelError("[train] model: no output of floats, so there is nothing that a loss can be made of")
+        self.output = output or floats[0]
+        kept = model.keep_outputs([self.output])
+        choices = choose(kept, trainable, frozen, allow_merged=False)
+        self.weights = [c.name for c in choices if c.kind == "parameter"]
+        if not self.weights:
+            raise ModelError(
+                f"[train] nothing to train: none of the initializers {', '.join(c.name for c in choices) or '(none)'} that output "
+                f"{self.output!r} depends on is trainable; name some with trainable="
+            )
+        ranks = {name: len(t[1] or ()) for name, t, _ in kept.weights}
+        self.coefs = [name for name in self.weights if ranks[name] >= 2]
+        self.intercepts = [name for name in self.weights if ranks[name] < 2]
+        self._model: _C.Model | None = kept
+        self._engine: Engine | None = None
+        self._options: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
+        self._seed = 0
+
+    @property
+    def model(self) -> _C.Model:
+        if self._model is None:
+            self._model = load(self.proto).keep_outputs([self.output])
+        return self._model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return ONNX_TO_TORCH[self.model.inputs[0][1][0]]
+
+    def check_features(self, features: int) -> None:
+        dims = self.model.inputs[0][1][1]
+        if dims is not None and (len(dims) != 2 or (isinstance(dims[1], int) and dims[1] != features)):
+            raise ShapeError(
+                f"[train] X: got {features} columns, but the graph's input {self.model.inputs[0][0]!r} has the shape {dims}"
+            )
+
+    def columns(self, X: np.ndarray) -> int:
+        """The columns of the output, which may be of rank 1."""
+        (value,) = _C.run(_C.Executable(self.model), [to_tensor(X[:2]).to(self.dtype)])
+        if value.dim() not in (1, 2) or len(value) != len(X[:2]):
+            raise ShapeError(
+                f"[train] output {self.output!r}: got the shape {tuple(value.shape)} for {len(X[:2])} rows, expected a row of "
+                "numbers for each"
+            )
+        return 1 if value.dim() == 1 else value.shape[1]
+
+    def seed(self, value: int) -> None:
+        self._seed = value
+
+    def engine(self, options: dict[str, Any] | None = None) -> Engine:
+        """The engine for these options (default: the last ones); another one takes over weights, optimizer states and progress."""
+        if self._engine is not None and (options is None or options == self._options):
+            return self._engine
+        wanted = copy.deepcopy(options) if options is not None else self._options
+        assert wanted is not None
+        engine = Engine(self.model, self.weights, **wanted)
+        state = self.state()
+        if state is None:
+            engine.seed(self._seed)
+        else:
+            live = engine.trainer.tensors()
+            known = {name: t for name, t in state["tensors"].items() if name in live and live[name].shape == t.shape}
+            engine.load_full_state({**state, "tensors": known})
+        self._engine, self._options, self._state = engine, wanted, None
+        return engine
+
+    def state(self) -> dict[str, Any] | None:
+        return self._state if self._engine is None else self._engine.full_state()
+
+    def restore(self, state: dict[str, Any] | None, options: dict[str, Any] | None) -> None:
+        self._engine, self._state, self._options = None, state, options
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        return self._options
+
+    def outputs(self, X: np.ndarray) -> np.ndarray:
+        return self.engine().outputs([X])[0].cpu().numpy()
+
+    def values(self, names: list[str]) -> list[np.ndarray]:
+        weights = self.engine().weights()
+        return [weights[name].cpu().numpy() for name in names]
+
+    def trained(self) -> onnx.ModelProto:
+        values = {n: t.float() if t.dtype == torch.bfloat16 else t for n, t in self.engine().all_weights().items()}
+        return replace_initializers_into_onnx(as_proto(self.proto), values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: value for key, value in self.__dict__.items() if key not in ("_engine", "_model", "proto")}
+        return {**kept, "_state": self.state(), "proto": self.proto.SerializeToString()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.proto = onnx.load_from_string(state["proto"])
+        self._engine = self._model = None
