@@ -13,7 +13,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxproces
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help build demo test test-models test-gpu bench lint check-code format docs clean distclean
+.PHONY: help build demo test test-models test-gpu bench bench-training lint check-code format docs clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test-models  whole networks exported by torch, against torch"
 	@echo "make test-gpu     the tests that need CUDA (TORCH=system takes the torch of PYTHON)"
 	@echo "make bench        benchmarks, results appended to benchmarks/results/        make docs    write docs/operators.md"
+	@echo "make bench-training  training against scikit-learn, torch and onnxruntime-training alone; its table and charts"
 	@echo "make lint         ruff, mypy, layers, formatting      make format  apply the formatting"
 	@echo "make clean        remove what was built               make distclean  the environment, too"
 
@@ -77,8 +78,13 @@ test-gpu: build .make/requirements-dev
 	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m gpu tests
 
-bench: build
+bench: build .make/requirements-dev
 	@$(BIN)/python benchmarks/spine.py
+	@$(MAKE) --no-print-directory bench-training
+
+bench-training: build .make/requirements-dev
+	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/draw.py
 
 check-code: build .make/requirements-dev
 	@$(BIN)/ruff check .
@@ -101,4 +107,4 @@ clean:
 	rm -rf build build-* dist out ortmod.egg-info ortmod/lib ortmod/_C*.so ortmod/_build_info.py .make/editable
 
 distclean: clean
-	rm -rf .venv .make
+	rm -rf .venv .venv-peers .make

@@ -59,3 +59,65 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], repetitions: int
         ratio = statistics.median(r / t for r, t in zip(reference, times, strict=True))
         timings[name] = Timing(middle, (high - low) / middle, ratio)
     return timings
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Microseconds per step, the median of the repetitions; the first contender's time over this one's (the other way round than
+    `Timing`); milliseconds of a fit that do not depend on its length, and of the short fit as a whole."""
+
+    microseconds: float
+    spread: float
+    ratio: float
+    fixed_ms: float
+    short_ms: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`run(epochs)` gives seconds; `short` is the smaller of the two numbers of epochs."""
+
+    run: Callable[[int], float]
+    short: int
+    steps: int
+
+
+def _long(fit: Fit, seconds: float) -> int:
+    """How many epochs take about `seconds` more than the short fit."""
+    more = 1
+    while True:
+        taken = min(fit.run(fit.short + more) for _ in range(2)) - min(fit.run(fit.short) for _ in range(2))
+        if taken > seconds / 4 or more > 1_000_000:
+            return fit.short + max(1, round(more * min(4.0, seconds / taken)))
+        more *= 4
+
+
+def slopes(contenders: Mapping[str, Fit], repetitions: int, seconds: float) -> dict[str, Slope]:
+    """Each repetition times a short and a long fit of every contender; a step takes their difference over the steps between."""
+    longs = {name: _long(fit, seconds) for name, fit in contenders.items()}
+    step: dict[str, list[float]] = {name: [] for name in contenders}
+    short: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repetitions):
+            for name, fit in contenders.items():
+                begin, end = fit.run(fit.short), fit.run(longs[name])
+                step[name].append((end - begin) / ((longs[name] - fit.short) * fit.steps))
+                short[name].append(begin)
+    finally:
+        gc.enable()
+    reference = step[next(iter(contenders))]
+    found = {}
+    for name, fit in contenders.items():
+        middle = statistics.median(step[name])
+        low, _, high = statistics.quantiles(step[name], n=4)
+        whole = statistics.median(short[name])
+        found[name] = Slope(
+            1e6 * middle,
+            (high - low) / middle,
+            statistics.median(r / t for r, t in zip(reference, step[name], strict=True)),
+            1e3 * (whole - middle * fit.short * fit.steps),
+            1e3 * whole,
+        )
+    return found

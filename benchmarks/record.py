@@ -28,6 +28,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnx": version("onnx"),
+        "scikit-learn": version("scikit-learn"),
         "commit": commit.stdout.strip(),
     }
 
