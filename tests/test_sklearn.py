@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import SGDClassifier, SGDRegressor
@@ -382,6 +384,60 @@ def test_a_callback_sees_each_epoch_and_ends_the_fit():
     trained = OnnxRegressor(hidden_layer_sizes=(4,), callback=watch, max_iter=50).fit(x, y)
     assert trained.n_iter_ == 3 and [r["loss"] for r in seen] == trained.loss_curve_
     assert all(r["gradient_norm"] > 0 for r in seen)
+
+
+def test_a_callback_may_ask_the_estimator():
+    x, y = table()
+    scores = []
+    trained = OnnxRegressor(hidden_layer_sizes=(4,), max_iter=5, random_state=0, learning_rate_init=0.01)
+    trained.set_params(callback=lambda report: scores.append(trained.score(x, y)))
+    trained.fit(x, y)
+    assert len(set(scores)) == 5 and scores[-1] == trained.score(x, y)
+
+
+def test_threads_predict_at_the_same_time():
+    x, y = table(500)
+    trained = OnnxRegressor(hidden_layer_sizes=(20,), max_iter=3).fit(x, y)
+    expected = trained.predict(x)
+    with ThreadPoolExecutor(8) as pool:
+        for n, found in pool.map(lambda n: (n, trained.predict(x[:n])), [500, 100, 7, 320] * 40):
+            np.testing.assert_allclose(found, expected[:n], rtol=1e-9)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_dropout_draws_by_the_random_state(pickled):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 5] X) => (float[N, 1] y) <float ratio = {0.5}, bool training = {1}> {
+            p = MatMul(X, w0)
+            d = Dropout(p, ratio, training)
+            y = MatMul(d, w1)
+        }""")
+    random = np.random.default_rng(0)
+    for name, shape in (("w0", (5, 6)), ("w1", (6, 1))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    x, y = table(dtype=np.float32)
+    options = dict(trainable=["w0", "w1"], warm_start=True, random_state=3, tol=None, batch_size=16)
+    outside = torch.get_rng_state()
+    whole = OnnxRegressor(model, max_iter=6, **options).fit(x, y)
+    part = OnnxRegressor(model, max_iter=2, **options).fit(x, y)
+    if pickled:
+        part = pickle.loads(pickle.dumps(part))
+    assert same(whole, part.set_params(max_iter=4).fit(x, y))
+    assert torch.equal(outside, torch.get_rng_state())
+    assert not same(whole, clone(whole).set_params(random_state=4).fit(x, y))
+    assert np.array_equal(whole.predict(x), whole.predict(x))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_weights_of_the_cpu():
+    x, y = table()
+    options = dict(hidden_layer_sizes=(6,), random_state=0, max_iter=5, learning_rate_init=0.05, batch_size=16)
+    for cls, target in ((OnnxRegressor, y), (OnnxClassifier, classes(y))):
+        here, there = cls(**options).fit(x, target), cls(device="cuda", **options).fit(x, target)
+        for a, b in zip(here.coefs_, there.coefs_, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-9)
+        assert np.array_equal(here.predict(x[:9]), there.predict(x[:9])) or np.allclose(here.predict(x), there.predict(x))
+        assert same(pickle.loads(pickle.dumps(there)), there)
 
 
 def test_an_interrupted_fit_keeps_what_it_reached():

@@ -52,6 +52,12 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 }
 
 
+_STEP = (
+    "loss solver learning_rate learning_rate_init power_t momentum nesterovs_momentum alpha penalty l1_ratio max_iter beta_1 "
+    "beta_2 epsilon weight_decay clip_norm clip_value callback device"
+).split()
+
+
 class OnnxEstimator(BaseEstimator):
     """Base of OnnxRegressor and OnnxClassifier; see docs/estimators.md for the arguments."""
 
@@ -93,6 +99,7 @@ class OnnxEstimator(BaseEstimator):
     _session: Session
     loss_curve_: list[float]
     validation_losses_: list[float] | None
+    best_loss_: float | None
     n_iter_: int
     n_features_in_: int
 
@@ -243,11 +250,11 @@ class OnnxEstimator(BaseEstimator):
             used = weight > 0
             X, y, weight = X[used], y[used], weight[used]
         target = self._target(y, resume, classes)
-        random = check_random_state(self.random_state)
+        random: Any = None if resume and not self.early_stopping else check_random_state(self.random_state)
         if not resume:
             self._session = self._open(X, random)
             self.n_columns_ = self._session.columns(X)
-            self.loss_curve_, self.validation_losses_ = [], None
+            self.loss_curve_, self.validation_losses_, self.best_loss_ = [], None, None
             self.n_layers_ = len(self._session.coefs) + 1
         self._check_columns(self.n_columns_)
         target = self._labels(target)
@@ -258,28 +265,34 @@ class OnnxEstimator(BaseEstimator):
             columns, validation = self._held_out(columns, random)
         if not resume:
             session.seed(int(random.randint(np.iinfo(np.int32).max)))
-        engine = session.engine(self._engine_options(session, weight is not None))
+        engine = session.engine_for(self._key(weight is not None), lambda: self._engine_options(session, weight is not None))
         try:
-            history = engine.fit(
-                columns,
-                validation,
-                epochs=1 if single else int(self.max_iter),
-                batch_size=min(200, len(columns[0])) if self.batch_size == "auto" else int(self.batch_size),
-                shuffle=self.shuffle,
-                tol=self.tol or 0.0,
-                patience=0 if self.tol is None or self.n_iter_no_change == math.inf else int(self.n_iter_no_change),
-                watch_validation=self.early_stopping,
-                keep_best=self.early_stopping,
-                least_rate=1e-6,
-                callback=self.callback,
-                verbose=int(self.verbose),
-            )
+            with session.running():
+                history = engine.fit(
+                    columns,
+                    validation,
+                    epochs=1 if single else int(self.max_iter),
+                    batch_size=min(200, len(columns[0])) if self.batch_size == "auto" else int(self.batch_size),
+                    shuffle=self.shuffle,
+                    tol=self.tol or 0.0,
+                    patience=0 if self.tol is None or self.n_iter_no_change == math.inf else int(self.n_iter_no_change),
+                    watch_validation=self.early_stopping,
+                    keep_best=self.early_stopping,
+                    least_rate=1e-6,
+                    callback=self.callback,
+                    verbose=int(self.verbose),
+                )
         except KeyboardInterrupt:
             self._finish([], [])
             raise
         self._finish(history.losses, history.validation_losses)
         if history.stop == "epochs" and not single and self.tol is not None and self.max_iter > self.n_iter_no_change:
             self._warn()
+
+    def _key(self, weighted: bool) -> Any:
+        """What the step depends on, if all of it is plain values."""
+        values = tuple(getattr(self, name) for name in _STEP)
+        return (*values, weighted) if all(v is None or isinstance(v, str | int | float) for v in values) else None
 
     def _engine_options(self, session: Session, weighted: bool) -> dict[str, Any]:
         return {
@@ -306,12 +319,13 @@ class OnnxEstimator(BaseEstimator):
         progress = self._session.engine().trainer.progress
         self.n_iter_ = len(losses)
         self.t_ = progress["samples"]
-        self.loss_curve_ = self.loss_curve_ + losses
+        self.loss_curve_.extend(losses)
         if self.early_stopping:
             self.validation_losses_ = (self.validation_losses_ or []) + validation
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else None
-        watched = self.validation_losses_ if self.early_stopping else self.loss_curve_
-        self.best_loss_ = min(watched) if watched else None
+        watched = validation if self.early_stopping else losses
+        if watched:
+            self.best_loss_ = min(watched) if self.best_loss_ is None else min(self.best_loss_, *watched)
 
     def _warn(self) -> None:
         warnings.warn(f"max_iter={self.max_iter} epochs are over and the loss still falls", ConvergenceWarning, stacklevel=4)
@@ -328,7 +342,7 @@ class OnnxEstimator(BaseEstimator):
         self.n_columns_ = self._session.columns(np.zeros((1, features)))
         self._check_columns(self.n_columns_)
         self._session.seed(int(random.randint(np.iinfo(np.int32).max)))
-        self.loss_curve_, self.validation_losses_ = [], None
+        self.loss_curve_, self.validation_losses_, self.best_loss_ = [], None, None
         self.n_layers_ = len(self._session.coefs) + 1
         self._session.engine(self._engine_options(self._session, False))
         self._finish([], [])

@@ -1,7 +1,9 @@
 """The graph of a fitted estimator with its engine: made once for the same options, carried over to others, pickled as its state."""
 
 import copy
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,10 @@ class Session:
         self._engine: Engine | None = None
         self._options: dict[str, Any] | None = None
         self._state: dict[str, Any] | None = None
+        self._key: Any = None
         self._seed = 0
+        self._generator: torch.Tensor | None = None
+        self._lock = threading.RLock()
 
     @property
     def model(self) -> _C.Model:
@@ -89,6 +94,31 @@ class Session:
     def seed(self, value: int) -> None:
         self._seed = value
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """One thread at a time; random operators draw from the session's own generator."""
+        with self._lock:
+            if not self.model.modal:
+                yield
+                return
+            outside = torch.get_rng_state()
+            if self._generator is None:
+                torch.default_generator.manual_seed(self._seed)
+            else:
+                torch.set_rng_state(self._generator)
+            try:
+                yield
+            finally:
+                self._generator = torch.get_rng_state()
+                torch.set_rng_state(outside)
+
+    def engine_for(self, key: Any, options: Callable[[], dict[str, Any]]) -> Engine:
+        """The engine for `options()`, which are not asked for again while `key` (None: unknown) is the same."""
+        if self._engine is None or key is None or key != self._key:
+            self.engine(options())
+            self._key = key
+        return self.engine()
+
     def engine(self, options: dict[str, Any] | None = None) -> Engine:
         """The engine for these options (default: the last ones); another one takes over weights, optimizer states and progress."""
         if self._engine is not None and (options is None or options == self._options):
@@ -107,17 +137,19 @@ class Session:
         return engine
 
     def state(self) -> dict[str, Any] | None:
-        return self._state if self._engine is None else self._engine.full_state()
+        return self._state if self._engine is None else {**self._engine.full_state(), "generator": self._generator}
 
     def restore(self, state: dict[str, Any] | None, options: dict[str, Any] | None) -> None:
-        self._engine, self._state, self._options = None, state, options
+        self._engine, self._key, self._state, self._options = None, None, state, options
+        self._generator = state["generator"] if state is not None else None
 
     @property
     def options(self) -> dict[str, Any] | None:
         return self._options
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        return self.engine().outputs([X])[0].cpu().numpy()
+        with self._lock:
+            return self.engine().outputs([X])[0].cpu().numpy()
 
     def values(self, names: list[str]) -> list[np.ndarray]:
         weights = self.engine().weights()
@@ -128,10 +160,11 @@ class Session:
         return replace_initializers_into_onnx(as_proto(self.proto), values)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {key: value for key, value in self.__dict__.items() if key not in ("_engine", "_model", "proto")}
-        return {**kept, "_state": self.state(), "proto": self.proto.SerializeToString()}
+        kept = {key: value for key, value in self.__dict__.items() if key not in ("_engine", "_model", "_lock", "proto")}
+        return {**kept, "_key": None, "_state": self.state(), "proto": self.proto.SerializeToString()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.proto = onnx.load_from_string(state["proto"])
         self._engine = self._model = None
+        self._lock = threading.RLock()
