@@ -18,6 +18,10 @@ import matplotlib.pyplot as plt
 from record import HERE
 
 Row = dict[str, Any]
+CHARTS = {
+    "training_steps": ("microseconds", "Microseconds of a training step"),
+    "training_fits": ("short_ms", "Milliseconds of a fit to the same validation loss"),
+}
 
 
 def number(value: float | None) -> str:
@@ -68,7 +72,8 @@ def table(run: dict[str, Any]) -> str:
                     number(row["microseconds"]), verdict(row), number(row["fixed_ms"]), number(reach)
                 ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([facts(run), "", *lines])
+    pictures = [f"![{title}](results/{name}.png)" for name, (_, title) in CHARTS.items()]
+    return "\n".join([facts(run), "", *lines, "", *pictures])
 
 
 def summary(run: dict[str, Any]) -> str:
@@ -77,8 +82,9 @@ def summary(run: dict[str, Any]) -> str:
     lines = [f"| a training step, {fewest} thread{'s' * (fewest > 1)} | ortmod | peers |", "|---|---|---|"]
     for case, contenders in cases([row for row in run["rows"] if row["case"] == row["group"]]).items():
         times = {name: by[fewest]["microseconds"] for name, by in contenders.items() if fewest in by}
-        others = ", ".join(f"{name} {number(time)} us" for name, time in times.items() if name != "ortmod")
-        lines.append(f"| {case} | {number(times['ortmod'])} us | {others} |")
+        says = {name: f"{number(us)} us" if us < 1000 else f"{number(us / 1000)} ms" for name, us in times.items()}
+        others = ", ".join(f"{name} {text}" for name, text in says.items() if name != "ortmod")
+        lines.append(f"| {case} | {says['ortmod']} | {others} |")
     return "\n".join([*lines, "", facts(run)])
 
 
@@ -105,9 +111,13 @@ def charts(run: dict[str, Any], key: str, title: str, path: Path) -> None:
                 axis.text(value, where, f" {number(value)}", va="center", fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(case, fontsize=9)
-        axis.set_xscale("log")
+        values = [row[key] for by_threads in contenders.values() for row in by_threads.values()]
+        if max(values) > 20 * min(values):
+            axis.set_xscale("log")
+            axis.set_xlim(min(values) / 3, max(values) * 4)
+        else:
+            axis.set_xlim(0, max(values) * 1.15)
         axis.invert_yaxis()
-        axis.margins(x=0.2)
         axis.grid(alpha=0.3, axis="x")
     axes.flat[0].legend(fontsize=7)
     figure.suptitle(title)
@@ -133,10 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, nargs="*", default=[HERE / "README.md", HERE.parent / "README.md"])
     options = parser.parse_args(arguments)
     run = json.loads(options.results.read_text().splitlines()[options.run])
-    charts(run, "microseconds", "Microseconds of a training step", options.out / "training_steps.png")
-    charts(run, "short_ms", "Milliseconds of a fit to the same validation loss", options.out / "training_fits.png")
+    for name, (key, title) in CHARTS.items():
+        charts(run, key, title, options.out / f"{name}.png")
     written = table(run)
-    (options.out / "training.md").write_text(written + "\n")
     for path in options.readme:
         for mark, text in (("table", written), ("summary", summary(run))):
             if fill(path, mark, text):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from measure import Fit, slopes
 from peers import find
-from peers.peer import Peer
+from peers.peer import Missing, Peer
 from record import append, machine
 from task import Task
 from threadpoolctl import threadpool_limits
@@ -73,8 +73,13 @@ def measure(task: Task, threads: int, options: argparse.Namespace) -> list[dict[
     try:
         with threadpool_limits(threads):
             for name in [FIRST, *task.peers]:
-                if name not in options.without:
+                if name in options.without:
+                    continue
+                try:
                     peers[name] = find(name)(task, threads)
+                except Missing as error:
+                    print(f"left out: {error}", flush=True)
+                    options.without.append(name)
             target = loss_after(peers[FIRST], task.epochs)
             reach = {name: checked(name, peer, peers[FIRST], target) for name, peer in peers.items()}
             fits = {name: Fit(peer.fit, reach[name] or task.epochs, task.steps) for name, peer in peers.items()}
@@ -109,7 +114,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.1, help="between the short and the long fit")
+    parser.add_argument("--seconds", type=float, default=0.2, help="between the short and the long fit")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results")
     options = parser.parse_args()
     print(machine())

@@ -33,7 +33,7 @@ def modules(monkeypatch):
 
 
 def tasks(modules):
-    return {task.name: task for suite in ("must_show", "documents") for _, task in modules("training").tasks(suite)}
+    return {task.name: task for suite in ("bounds", "documents") for _, task in modules("training").tasks(suite)}
 
 
 def test_suites_have_every_row_with_its_variants(modules):
@@ -92,6 +92,20 @@ def test_onnxruntime_training_takes_the_same_way(modules):
         assert training.loss_after(peer, 2) == pytest.approx(training.loss_after(ours, 2), rel=1e-3)
     finally:
         peer.close()
+
+
+def test_a_missing_peer_is_left_out(modules, tmp_path, monkeypatch, capsys):
+    ort, training = modules("peers.ort"), modules("training")
+    monkeypatch.setattr(ort, "VENV", tmp_path / "nothing")
+    monkeypatch.setattr(ort, "which", lambda name: None)
+    monkeypatch.setattr(modules("record"), "HERE", tmp_path)
+    only = ["--suite", "documents", "--only", "1000 x 10,", "--threads", "1", "--repetitions", "2", "--seconds", "0.001"]
+    monkeypatch.setattr(sys, "argv", ["training.py", *only])
+    training.main()
+    shown = capsys.readouterr().out
+    assert shown.count("left out: onnxruntime-training needs Python 3.9 to 3.11: found none") == 1
+    rows = json.loads((tmp_path / "results" / "training.jsonl").read_text())["rows"]
+    assert {row["contender"] for row in rows} == {"ortmod", "SGDRegressor", "torch eager"}
 
 
 def test_slopes_leave_out_what_does_not_grow(modules):

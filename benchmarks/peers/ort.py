@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from task import Task
 
-from peers.peer import Peer
+from peers.peer import Missing, Peer
 
 VERSIONS = ("onnxruntime-training-cpu==1.19.2", "onnx==1.16.2", "numpy<2")
 VENV = Path(__file__).resolve().parents[2] / ".venv-peers"
@@ -24,10 +24,15 @@ def environment() -> Path:
     python = VENV / "bin" / "python"
     stamp = VENV / "made"
     if not stamp.exists():
-        base = next((p for p in ("python3.11", "python3.10", "python3.9", sys.executable) if which(p)), sys.executable)
+        known = ("python3.11", "python3.10", "python3.9", *([sys.executable] if sys.version_info < (3, 12) else []))
+        base = next(filter(which, known), None)
+        if base is None:
+            raise Missing("onnxruntime-training needs Python 3.9 to 3.11: found none")
         print(f"making {VENV.name} with {', '.join(VERSIONS)}", flush=True)
-        subprocess.run([base, "-m", "venv", "--clear", str(VENV)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *VERSIONS], check=True)
+        install = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *VERSIONS]
+        for command in ([base, "-m", "venv", "--clear", str(VENV)], install):
+            if subprocess.run(command, check=False).returncode:
+                raise Missing(f"onnxruntime-training: failed: {' '.join(command)}")
         stamp.touch()
     return python
 

@@ -6,6 +6,10 @@ import numpy as np
 from task import Task
 
 
+class Missing(RuntimeError):
+    """The contender cannot be had on this machine."""
+
+
 class Peer:
     """A contender, set up once for a task and a number of threads; then `fit` starts from the task's weights as often as asked.
 
