@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import skl2onnx
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -262,6 +263,53 @@ def test_the_file_of_a_network_with_several_labels_and_with_numbers():
         label, probabilities = session.run(["label", "probabilities"], {"X": x})
         assert np.array_equal(label, trained.predict(x))
         np.testing.assert_allclose(probabilities, trained.predict_proba(x), atol=1e-5)
+
+
+def converted(estimator, x, **options):
+    return skl2onnx.to_onnx(
+        estimator, x[:1], target_opset={"": 15, "ai.onnx.ml": 3}, options={id(estimator): options} if options else None
+    )
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_converted_model_whose_weights_are_attributes(scaled):
+    x, y = table(dtype=np.float32)
+    last = SGDRegressor(max_iter=1, tol=None, random_state=0)
+    fitted = (make_pipeline(StandardScaler(), last) if scaled else last).fit(x, y)
+    model = converted(fitted, x)
+    assert not model.graph.initializer
+    trained = OnnxRegressor(model, learning_rate_init=0.01, max_iter=60, random_state=0).fit(x, y)
+    assert trained.score(x, y) > fitted.score(x, y) and len(trained.weights_) == 2
+    (out,) = onnxruntime.InferenceSession(trained.onnx_.SerializeToString()).run(None, {"X": x})
+    np.testing.assert_allclose(out.ravel(), trained.predict(x), atol=1e-5)
+    assert same(pickle.loads(pickle.dumps(trained)), trained)
+
+
+def test_probabilities_are_no_scores():
+    x, y = table(dtype=np.float32)
+    several = MLPClassifier(hidden_layer_sizes=(6,), max_iter=20, random_state=0).fit(x, classes(y))
+    model = converted(several, x, zipmap=False)
+    with pytest.raises(ModelError, match="'probabilities' gives probabilities .*expected raw scores"):
+        OnnxClassifier(model).fit(x, classes(y))
+    two = MLPClassifier(hidden_layer_sizes=(6,), max_iter=20, random_state=0).fit(x, y > 0)
+    with pytest.raises(ModelError, match="gives probabilities"):
+        OnnxClassifier(converted(two, x, zipmap=False)).fit(x, y > 0)
+    trained = OnnxClassifier(model, output="add_result1", max_iter=1, learning_rate_init=1e-9).fit(x, classes(y))
+    np.testing.assert_allclose(trained.predict_proba(x), several.predict_proba(x), atol=1e-5)
+    session = onnxruntime.InferenceSession(trained.onnx_.SerializeToString())
+    assert [o.name for o in session.get_outputs()] == ["add_result1", "label", "probabilities"]
+    assert np.array_equal(session.run(["label"], {"X": x})[0], several.predict(x))
+
+
+def test_other_outputs_of_a_graph_stay_in_the_file():
+    x, y = table(dtype=np.float32)
+    model = mlp([5, 7, 1])
+    model.graph.output.append(onnx.helper.make_tensor_value_info("a0", onnx.TensorProto.FLOAT, ["N", 7]))
+    trained = OnnxRegressor(model, output="y", max_iter=5).fit(x, y)
+    assert [o.name for o in trained.onnx_.graph.output] == ["y", "a0"]
+    out, hidden = onnxruntime.InferenceSession(trained.onnx_.SerializeToString()).run(["y", "a0"], {"X": x})
+    np.testing.assert_allclose(out.ravel(), trained.predict(x), atol=1e-5)
+    np.testing.assert_allclose(hidden @ trained.weights_["w1"] + trained.weights_["b1"], out, atol=1e-5)
 
 
 def test_the_types_of_rows_decide_those_of_a_network():

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -208,6 +209,10 @@ class OnnxEstimator(BaseEstimator):
     def _check_columns(self, columns: int) -> None:
         raise NotImplementedError
 
+    def _look(self, rows: torch.Tensor) -> None:
+        """At what the graph gives before it is trained."""
+        self.n_columns_ = rows.shape[1]
+
     def _units(self) -> int:
         raise NotImplementedError
 
@@ -253,7 +258,7 @@ class OnnxEstimator(BaseEstimator):
         random: Any = None if resume and not self.early_stopping else check_random_state(self.random_state)
         if not resume:
             self._session = self._open(X, random)
-            self.n_columns_ = self._session.columns(X)
+            self._look(self._session.probe(X[:32]))
             self.loss_curve_, self.validation_losses_, self.best_loss_ = [], None, None
             self.n_layers_ = len(self._session.coefs) + 1
         self._check_columns(self.n_columns_)
@@ -339,7 +344,7 @@ class OnnxEstimator(BaseEstimator):
         self._check()
         self._session = Session(as_proto(self.model), self.output, self.trainable, self.frozen)
         self._session.check_features(features)
-        self.n_columns_ = self._session.columns(np.zeros((1, features)))
+        self._look(self._session.probe(np.zeros((2, features))))
         self._check_columns(self.n_columns_)
         self._session.seed(int(random.randint(np.iinfo(np.int32).max)))
         self.loss_curve_, self.validation_losses_, self.best_loss_ = [], None, None

@@ -16,9 +16,33 @@ from ortmod._errors import ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, load
 from ortmod.training._engine import Engine
 from ortmod.training._values import to_tensor
-from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
+from ortmod.training.onnx_helper import replace_initializers_into_onnx
 
 Selection = str | Iterable[str] | Callable[[str], bool] | None
+
+
+def _chosen(proto: onnx.ModelProto, output: str | None) -> str:
+    floats = [o.name for o in proto.graph.output if o.type.tensor_type.elem_type in (1, 10, 11, 16)]
+    if output is not None:
+        if output not in floats and not any(output in node.output for node in proto.graph.node):
+            raise ModelError(
+                f"[train] output: got {output!r}, expected one of the float outputs {', '.join(floats) or '(none)'} or a "
+                "value inside the graph"
+            )
+        return output
+    if not floats:
+        raise ModelError("[train] model: no output of floats, so there is nothing that a loss can be made of")
+    return floats[0]
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            names.update(o.name for o in graph.output)
+            for inner in graph.node:
+                names |= _read(inner)
+    return names
 
 
 class Session:
@@ -26,25 +50,19 @@ class Session:
 
     Args:
         proto: the graph with the weights to start from.
-        output: the name of the output that is trained; default: the first one of floats.
+        output: the name of the output (or of a value inside) that is trained; default: the first output of floats.
         trainable, frozen: as OnnxModule has them.
     """
 
     def __init__(self, proto: onnx.ModelProto, output: str | None = None, trainable: Selection = None, frozen: Selection = None):
         self.proto = proto
-        model = load(proto)
-        if len(model.inputs) != 1:
+        self.output = _chosen(proto, output)
+        kept = load(self._part())
+        if len(kept.inputs) != 1:
             raise ModelError(
-                f"[train] model: got the inputs {', '.join(n for n, _, _ in model.inputs) or 'none'}, expected one, the rows X; "
+                f"[train] model: got the inputs {', '.join(n for n, _, _ in kept.inputs) or 'none'}, expected one, the rows X; "
                 "graphs of several inputs train with OrtGradientForwardBackwardOptimizer"
             )
-        floats = [name for name, t, _ in model.outputs if t[2] == 0 and t[0] in (1, 10, 11, 16)]
-        if output is not None and output not in floats:
-            raise ModelError(f"[train] output: got {output!r}, expected one of the float outputs {', '.join(floats) or '(none)'}")
-        if not floats:
-            raise ModelError("[train] model: no output of floats, so there is nothing that a loss can be made of")
-        self.output = output or floats[0]
-        kept = model.keep_outputs([self.output])
         choices = choose(kept, trainable, frozen, allow_merged=False)
         self.weights = [c.name for c in choices if c.kind == "parameter"]
         if not self.weights:
@@ -64,10 +82,34 @@ class Session:
         self._generator: torch.Tensor | None = None
         self._lock = threading.RLock()
 
+    def _part(self) -> onnx.ModelProto:
+        """The graph as far as the output needs it."""
+        part = onnx.ModelProto()
+        part.CopyFrom(self.proto)
+        graph = part.graph
+        if self.output not in [o.name for o in graph.output]:
+            graph.output.add(name=self.output)
+        outputs = [o for o in graph.output if o.name == self.output]
+        needed, nodes = {self.output}, []
+        for node in reversed(graph.node):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(_read(node))
+        for field, entries in (
+            (graph.node, nodes[::-1]),
+            (graph.output, outputs),
+            (graph.initializer, [i for i in graph.initializer if i.name in needed]),
+            (graph.input, [i for i in graph.input if i.name in needed]),
+        ):
+            copies = [copy.deepcopy(entry) for entry in entries]
+            del field[:]
+            field.extend(copies)
+        return part
+
     @property
     def model(self) -> _C.Model:
         if self._model is None:
-            self._model = load(self.proto).keep_outputs([self.output])
+            self._model = load(self._part())
         return self._model
 
     @property
@@ -81,15 +123,19 @@ class Session:
                 f"[train] X: got {features} columns, but the graph's input {self.model.inputs[0][0]!r} has the shape {dims}"
             )
 
-    def columns(self, X: np.ndarray) -> int:
-        """The columns of the output, which may be of rank 1."""
-        (value,) = _C.run(_C.Executable(self.model), [to_tensor(X[:2]).to(self.dtype)])
-        if value.dim() not in (1, 2) or len(value) != len(X[:2]):
+    def probe(self, X: np.ndarray) -> torch.Tensor:
+        """The output for some rows, as a table; it may be of rank 1."""
+        (value,) = _C.run(_C.Executable(self.model), [to_tensor(X).to(self.dtype)])
+        if value.dim() not in (1, 2) or len(value) != len(X):
             raise ShapeError(
-                f"[train] output {self.output!r}: got the shape {tuple(value.shape)} for {len(X[:2])} rows, expected a row of "
+                f"[train] output {self.output!r}: got the shape {tuple(value.shape)} for {len(X)} rows, expected a row of "
                 "numbers for each"
             )
-        return 1 if value.dim() == 1 else value.shape[1]
+        return value.reshape(len(X), -1)
+
+    def producer(self) -> str:
+        """The operator that makes the output."""
+        return next((n.op_type for n in self.proto.graph.node if self.output in n.output), "")
 
     def seed(self, value: int) -> None:
         self._seed = value
@@ -155,9 +201,18 @@ class Session:
         weights = self.engine().weights()
         return [weights[name].cpu().numpy() for name in names]
 
-    def trained(self) -> onnx.ModelProto:
-        values = {n: t.float() if t.dtype == torch.bfloat16 else t for n, t in self.engine().all_weights().items()}
-        return replace_initializers_into_onnx(as_proto(self.proto), values)
+    def trained(self, whole: bool = True) -> onnx.ModelProto:
+        """The graph with the trained weights: as it was given (`whole`: with all outputs), or in standard operators where weights
+        were attributes of others."""
+        values = self.engine().all_weights()
+        if set(values) <= {i.name for i in self.proto.graph.initializer}:
+            floats = {n: t.float() if t.dtype == torch.bfloat16 else t for n, t in values.items()}
+            result = replace_initializers_into_onnx(self.proto if whole else self._part(), floats)
+            for entry in result.graph.output:
+                if entry.name == self.output and not entry.type.HasField("tensor_type"):
+                    entry.type.tensor_type.elem_type = self.model.outputs[0][1][0]
+            return result
+        return onnx.load_from_string(self.model.with_training(False).expanded().to_bytes(values))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.__dict__.items() if key not in ("_engine", "_model", "_lock", "proto")}

@@ -9,7 +9,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from ortmod._errors import ShapeError
+from ortmod._errors import ModelError, ShapeError
 from ortmod.sklearn import _network as network
 from ortmod.sklearn._base import OnnxEstimator
 from ortmod.sklearn._errors import DataError, typed
@@ -134,9 +134,9 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
 
     @property
     def onnx_(self) -> Any:
-        """The graph with the trained weights; after its outputs `label` and, where the loss has some, `probabilities`."""
+        """The graph with the trained weights, X -> scores, `label` and, where the loss has some, `probabilities`."""
         session = self._fitted()
-        return network.add_labels(session.trained(), session.output, self.n_columns_, self.classes_, self._form())
+        return network.add_labels(session.trained(whole=False), session.output, self.n_columns_, self.classes_, self._form())
 
     def _validate(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, order="C", reset=reset)
@@ -178,6 +178,18 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
     def _check_columns(self, columns: int) -> None:
         if columns != self.n_outputs_ and not (self.n_outputs_ == 1 and columns == 2):
             raise ShapeError(f"[data] y: got {len(self.classes_)} classes, but the graph's output has {columns} columns of scores")
+
+    def _look(self, rows: torch.Tensor) -> None:
+        super()._look(rows)
+        sums = rows.sum(1)
+        shares = rows.shape[1] > 1 and bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+        last = self._session.producer()
+        if not isinstance(self.loss, BaseLearningLoss) and (shares or last in ("Sigmoid", "Softmax")):
+            made = f" ({last})" if last else ""
+            raise ModelError(
+                f"[train] output {self._session.output!r} gives probabilities{made}, expected raw scores; name the value before "
+                "them with output=, or convert a fitted estimator with OnnxClassifier.from_estimator"
+            )
 
     def _units(self) -> int:
         return self.n_outputs_
