@@ -111,11 +111,11 @@ def test_ortmodule_training(tmp_path):
 
 
 def test_fine_tune_pipeline(tmp_path):
-    history = run("fine_tune_pipeline", tmp_path, "--epochs", "5")
-    assert len(history) == 6
+    history, same = run("fine_tune_pipeline", tmp_path, "--epochs", "5")
+    assert len(history) == 6 and same == 1
     assert history[0][1] < 0.3 and history[-1][1] > 0.6 and history[-1][0] > 0.85
     session = onnxruntime.InferenceSession(tmp_path / "fine_tuned.onnx", providers=["CPUExecutionProvider"])
-    assert [o.name for o in session.get_outputs()] == ["label", "probabilities"]
+    assert [o.name for o in session.get_outputs()] == ["scores", "label", "probabilities"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
