@@ -65,7 +65,7 @@ at::Tensor empty_of(const Type& t, at::Device d) {
 
 }  // namespace
 
-TrainingSession::TrainingSession(const std::string& training, const std::string& evaluation,
+Session::Session(const std::string& training, const std::string& evaluation,
                                  const std::map<std::string, at::Tensor>& parameters, at::Device device)
     : device_(device) {
   const auto g = read(training);
@@ -78,7 +78,7 @@ TrainingSession::TrainingSession(const std::string& training, const std::string&
 }
 
 /// Finds out what the inputs of the training model are, and gives them memory.
-void TrainingSession::collect(const Graph& g, const std::map<std::string, at::Tensor>& given) {
+void Session::collect(const Graph& g, const std::map<std::string, at::Tensor>& given) {
   std::unordered_set<std::string> names;
   for (const Value* v : g.inputs) names.insert(v->name);
   for (const Value* v : g.inputs) {
@@ -106,7 +106,7 @@ void TrainingSession::collect(const Graph& g, const std::map<std::string, at::Te
 }
 
 /// `flag`: what lazy_reset_grad is taken to be, -1: the model has none.
-std::unique_ptr<TrainingSession::Part> TrainingSession::part(const Graph& source, const std::string& what, int flag) {
+std::unique_ptr<Session::Part> Session::part(const Graph& source, const std::string& what, int flag) {
   auto g = source.clone();
   if (flag >= 0) decide(*g, flag != 0);
   auto p = std::make_unique<Part>();
@@ -149,14 +149,14 @@ std::unique_ptr<TrainingSession::Part> TrainingSession::part(const Graph& source
 }
 
 /// Key of a state of the optimizer, which starts at zero.
-std::string TrainingSession::state(const std::string& name, const std::string& weight) {
+std::string Session::state(const std::string& name, const std::string& weight) {
   if (std::find(states_.begin(), states_.end(), name) == states_.end()) states_.push_back(name);
   const std::string key = name + "/" + weight;
   values_.try_emplace(key, at::zeros_like(value(weight)));
   return key;
 }
 
-void TrainingSession::set_optimizer(const std::string& path) {
+void Session::set_optimizer(const std::string& path) {
   std::vector<Type> types;
   for (const std::string& name : trainable_) {
     const at::Tensor t = value(name);
@@ -193,7 +193,7 @@ void TrainingSession::set_optimizer(const std::string& path) {
   update_ = std::move(p);
 }
 
-std::vector<at::Tensor> TrainingSession::run(Part& p, const std::vector<at::Tensor>& inputs, const std::string& what) {
+std::vector<at::Tensor> Session::run(Part& p, const std::vector<at::Tensor>& inputs, const std::string& what) {
   if (inputs.size() != p.inputs.size())
     fail(ErrorKind::kShape, kStage,
          "wrong number of inputs of the " + what + " model: got " + std::to_string(inputs.size()) + ", expected " +
@@ -222,19 +222,19 @@ std::vector<at::Tensor> TrainingSession::run(Part& p, const std::vector<at::Tens
   return results;
 }
 
-std::vector<at::Tensor> TrainingSession::train_step(const std::vector<at::Tensor>& inputs) {
+std::vector<at::Tensor> Session::train_step(const std::vector<at::Tensor>& inputs) {
   auto r = run(reset_ ? *reset_train_ : *train_, inputs, "training");
   reset_ = false;
   has_gradients_ = true;
   return r;
 }
 
-std::vector<at::Tensor> TrainingSession::eval_step(const std::vector<at::Tensor>& inputs) {
+std::vector<at::Tensor> Session::eval_step(const std::vector<at::Tensor>& inputs) {
   if (!eval_) fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
   return run(*eval_, inputs, "eval");
 }
 
-void TrainingSession::optimizer_step() {
+void Session::optimizer_step() {
   if (!update_) fail(ErrorKind::kModel, kStage, "there is no optimizer model; give its path");
   if (!has_gradients_) fail(ErrorKind::kModel, kStage, "there are no gradients yet: run a training step first");
   values_.at("learning_rate").fill_(learning_rate);
@@ -243,28 +243,28 @@ void TrainingSession::optimizer_step() {
   ++step;
 }
 
-const std::vector<std::string>& TrainingSession::input_names(bool training) const {
+const std::vector<std::string>& Session::input_names(bool training) const {
   if (!training && !eval_)
     fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
   return training ? train_->inputs : eval_->inputs;
 }
 
-const std::vector<std::string>& TrainingSession::output_names(bool training) const {
+const std::vector<std::string>& Session::output_names(bool training) const {
   if (!training && !eval_)
     fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
   return training ? train_->outputs : eval_->outputs;
 }
 
-at::Tensor TrainingSession::value(const std::string& name) const {
+at::Tensor Session::value(const std::string& name) const {
   const auto it = values_.find(name);
   if (it == values_.end())
     fail(ErrorKind::kModel, kStage, "there is no parameter \"" + name + "\"; known are " + list_of(parameters_));
   return it->second;
 }
 
-at::Tensor TrainingSession::gradient(const std::string& name) const { return value(name + std::string(kBuffer)); }
+at::Tensor Session::gradient(const std::string& name) const { return value(name + std::string(kBuffer)); }
 
-void TrainingSession::set_parameter(const std::string& name, const at::Tensor& given) {
+void Session::set_parameter(const std::string& name, const at::Tensor& given) {
   at::Tensor own = value(name);
   if (own.sizes() != given.sizes() || own.scalar_type() != given.scalar_type())
     fail(ErrorKind::kShape, kStage,
@@ -276,7 +276,7 @@ void TrainingSession::set_parameter(const std::string& name, const at::Tensor& g
   own.copy_(given);
 }
 
-std::map<std::string, std::map<std::string, at::Tensor>> TrainingSession::optimizer_states() const {
+std::map<std::string, std::map<std::string, at::Tensor>> Session::optimizer_states() const {
   std::map<std::string, std::map<std::string, at::Tensor>> r;
   for (const std::string& s : states_)
     for (const std::string& name : trainable_)
@@ -284,19 +284,19 @@ std::map<std::string, std::map<std::string, at::Tensor>> TrainingSession::optimi
   return r;
 }
 
-void TrainingSession::set_optimizer_states(const std::map<std::string, std::map<std::string, at::Tensor>>& states) {
+void Session::set_optimizer_states(const std::map<std::string, std::map<std::string, at::Tensor>>& states) {
   for (const auto& [state, parts] : states)
     for (const auto& [name, t] : parts)
       if (values_.contains(state + "/" + name)) set_parameter(state + "/" + name, t);
 }
 
-int64_t TrainingSession::parameters_size(bool trainable_only) const {
+int64_t Session::parameters_size(bool trainable_only) const {
   int64_t n = 0;
   for (const std::string& name : chosen(trainable_only)) n += value(name).numel();
   return n;
 }
 
-at::Tensor TrainingSession::to_buffer(bool trainable_only) const {
+at::Tensor Session::to_buffer(bool trainable_only) const {
   std::vector<at::Tensor> flat;
   for (const std::string& name : chosen(trainable_only)) {
     flat.push_back(value(name).reshape({-1}));
@@ -307,7 +307,7 @@ at::Tensor TrainingSession::to_buffer(bool trainable_only) const {
   return at::cat(flat);
 }
 
-void TrainingSession::from_buffer(const at::Tensor& buffer, bool trainable_only) {
+void Session::from_buffer(const at::Tensor& buffer, bool trainable_only) {
   const int64_t size = parameters_size(trainable_only);
   if (buffer.numel() != size)
     fail(ErrorKind::kShape, kStage,
@@ -327,7 +327,7 @@ void TrainingSession::from_buffer(const at::Tensor& buffer, bool trainable_only)
   }
 }
 
-void TrainingSession::export_for_inferencing(const std::string& path, const std::vector<std::string>& outputs) const {
+void Session::export_for_inferencing(const std::string& path, const std::vector<std::string>& outputs) const {
   if (!eval_graph_)
     fail(ErrorKind::kModel, kStage, "there is no eval model to export; give its path when the module is made");
   if (outputs.empty()) fail(ErrorKind::kModel, kStage, "the names of the outputs to export are missing");
@@ -356,7 +356,7 @@ void TrainingSession::export_for_inferencing(const std::string& path, const std:
   to_file(*g, path, {});
 }
 
-std::vector<std::pair<std::string, bool>> TrainingSession::steps() const {
+std::vector<std::pair<std::string, bool>> Session::steps() const {
   if (!last_) return {};
   return last_->program->steps(last_->program->at(last_dims_, values_));
 }

@@ -15,12 +15,12 @@ namespace ortmod {
 
 /// Not thread-safe: one step at a time. Inputs of steps are those of the models that are neither parameters nor state,
 /// in order.
-class TrainingSession {
+class Session {
  public:
   /// Models as files. `parameters` are copied; those that a model takes must be among them unless `nominal`. An empty
   /// eval path: none.
-  TrainingSession(const std::string& training, const std::string& evaluation,
-                  const std::map<std::string, at::Tensor>& parameters, at::Device device = at::kCPU);
+  Session(const std::string& training, const std::string& evaluation,
+          const std::map<std::string, at::Tensor>& parameters, at::Device device = at::kCPU);
   void set_optimizer(const std::string& path);
 
   /// Gradients add up until lazy_reset_grad(). The loss, then the additional outputs; new tensors.
