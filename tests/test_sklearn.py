@@ -3,6 +3,8 @@
 import copy
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,20 +69,22 @@ def identity(check):
     return getattr(getattr(check, "func", check), "__name__", str(check)) + repr(getattr(check, "keywords", ""))
 
 
-CHECKS = [
-    (estimator, check)
-    for estimator in (OnnxRegressor(), OnnxClassifier())
-    for _, check in estimator_checks_generator(estimator, mark=None)
+CHECKED = [
+    OnnxRegressor(),
+    OnnxClassifier(),
+    OnnxRegressor(hidden_layer_sizes=(), learning_rate_init=0.02, loss="huber", penalty="elasticnet"),
+    OnnxClassifier(hidden_layer_sizes=(), learning_rate_init=0.02, loss="binary_log_loss", solver="adamw"),
 ]
+CHECKS = [(estimator, check) for estimator in CHECKED for _, check in estimator_checks_generator(estimator, mark=None)]
 
 
-@pytest.mark.parametrize("estimator, check", CHECKS, ids=lambda v: type(v).__name__ if hasattr(v, "fit") else identity(v))
+@pytest.mark.parametrize("estimator, check", CHECKS, ids=lambda v: repr(v) if hasattr(v, "fit") else identity(v))
 def test_scikit_learns_check(estimator, check):
     check(clone(estimator))
 
 
 def test_both_estimators_are_checked_by_all_that_scikit_learn_has():
-    names = {type(e).__name__: [identity(c) for f, c in CHECKS if type(f) is type(e)] for e, _ in CHECKS}
+    names = {type(e).__name__: [identity(c) for f, c in CHECKS if f is e] for e in CHECKED}
     assert len(names["OnnxRegressor"]) >= 55 and len(names["OnnxClassifier"]) >= 60
     assert any("sample_weight_equivalence" in n for n in names["OnnxClassifier"])
 
@@ -735,6 +739,23 @@ def test_wrong_graphs():
         OnnxRegressor(linear(5, 3)).fit(x, y)
     with pytest.raises(ShapeError, match="got 3 classes, but the graph's output has 2 columns"):
         OnnxClassifier(linear(5, 2)).fit(x, classes(y))
+
+
+def test_without_scikit_learn_the_import_says_so():
+    code = "import sys; sys.modules['sklearn'] = None; import ortmod.sklearn"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and "ImportError: ortmod.sklearn needs scikit-learn" in found.stderr
+
+
+def test_a_custom_loss_with_the_wrong_signature():
+    class Wrong(BaseLearningLoss):
+        def build_onnx_function(self, opset=None, dtype=np.float32):
+            return (
+                '<ir_version: 8, opset_import: ["" : 15]> w (double[n, k] expected) => (double[n, k] loss) { loss = Abs(expected) }'
+            )
+
+    with pytest.raises(OrtmodError, match="expected, predicted|inputs"):
+        OnnxRegressor(loss=Wrong()).fit(*table())
 
 
 def test_what_does_not_fit_together():
