@@ -110,6 +110,16 @@ def test_ortmodule_training(tmp_path):
         assert losses[-1] < losses[0] and difference < 1e-3
 
 
+def test_benchmark_scikit_learn(tmp_path):
+    found = run("benchmark_scikit_learn", tmp_path, "--epochs", "8")
+    assert list(found) == ["linear", "network (50, 10)"]
+    for kinds in found.values():
+        expected, _ = kinds.pop("scikit-learn")
+        assert len(expected) == 8 and expected[-1] < 0.5 * expected[0] and len(kinds) == 2
+        for losses, _ in kinds.values():
+            np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
 def test_fine_tune_pipeline(tmp_path):
     history, same = run("fine_tune_pipeline", tmp_path, "--epochs", "5")
     assert len(history) == 6 and same == 1
