@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -303,6 +304,44 @@ def test_probabilities_are_no_scores():
     session = onnxruntime.InferenceSession(trained.onnx_.SerializeToString())
     assert [o.name for o in session.get_outputs()] == ["add_result1", "label", "probabilities"]
     assert np.array_equal(session.run(["label"], {"X": x})[0], several.predict(x))
+
+
+def test_running_statistics_belong_to_the_estimator():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 5] X) => (float[N, 3] y) {
+            p = MatMul(X, w0)
+            n = BatchNormalization(p, scale, bias, mean, var)
+            r = Relu(n)
+            y = MatMul(r, w1)
+        }""")
+    random = np.random.default_rng(0)
+    for name, value in {
+        "w0": random.normal(size=(5, 6)),
+        "scale": np.ones(6),
+        "bias": np.zeros(6),
+        "mean": np.zeros(6),
+        "var": np.ones(6),
+        "w1": random.normal(size=(6, 3)),
+    }.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    x, y = table(dtype=np.float32)
+    x = 3 * x + 1
+    trained = OnnxClassifier(model, batch_size=20, learning_rate_init=0.02, max_iter=30, random_state=0).fit(x, classes(y))
+    assert sorted(trained.weights_) == ["bias", "scale", "w0", "w1"]
+    mean = next(i for i in trained.onnx_.graph.initializer if i.name == "mean")
+    assert np.abs(onnx.numpy_helper.to_array(mean)).max() > 0.1
+    session = onnxruntime.InferenceSession(trained.onnx_.SerializeToString())
+    np.testing.assert_allclose(session.run(["probabilities"], {"X": x})[0], trained.predict_proba(x), atol=1e-5)
+    copied = pickle.loads(pickle.dumps(trained))
+    a, b = (e.partial_fit(x, classes(y)).predict_proba(x) for e in (trained, copied))
+    assert np.array_equal(a, b)
+
+
+def test_a_program_that_torch_exported_is_a_model():
+    program = types.SimpleNamespace(model_proto=mlp([5, 7, 1]), unpicklable=lambda: None)
+    x, y = table(dtype=np.float32)
+    a, b = (OnnxRegressor(m, max_iter=3, random_state=0).fit(x, y) for m in (program, program.model_proto))
+    assert same(a, b) and same(pickle.loads(pickle.dumps(a)).partial_fit(x, y), b.partial_fit(x, y))
 
 
 def test_other_outputs_of_a_graph_stay_in_the_file():

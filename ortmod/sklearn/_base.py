@@ -233,12 +233,16 @@ class OnnxEstimator(BaseEstimator):
             raise DataError("[data] sample_weight must contain at least one non-zero number: got zero weights only")
         return weight
 
+    def _given(self, features: int) -> Session:
+        load(self.model)
+        proto = as_proto(getattr(self.model, "model_proto", self.model))
+        session = Session(proto, self.output, self.trainable, self.frozen)
+        session.check_features(features)
+        return session
+
     def _open(self, X: np.ndarray, random: np.random.RandomState) -> Session:
         if self.model is not None:
-            load(self.model)
-            session = Session(as_proto(self.model), self.output, self.trainable, self.frozen)
-            session.check_features(X.shape[1])
-            return session
+            return self._given(X.shape[1])
         sizes = [X.shape[1], *self._hidden(), self._units()]
         layers = network.start(sizes, self.activation, X.dtype, random)
         names = [name for pair in network.layer_names(len(layers)) for name in pair]
@@ -342,8 +346,7 @@ class OnnxEstimator(BaseEstimator):
             self.feature_names_in_ = names
         random = check_random_state(self.random_state)
         self._check()
-        self._session = Session(as_proto(self.model), self.output, self.trainable, self.frozen)
-        self._session.check_features(features)
+        self._session = self._given(features)
         self._look(self._session.probe(np.zeros((2, features))))
         self._check_columns(self.n_columns_)
         self._session.seed(int(random.randint(np.iinfo(np.int32).max)))
@@ -405,6 +408,10 @@ class OnnxEstimator(BaseEstimator):
         ax.set_ylabel("loss")
         ax.set_title(type(self).__name__)
         return ax
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {**state, "model": getattr(state["model"], "model_proto", state["model"])}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
