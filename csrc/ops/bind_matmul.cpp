@@ -19,20 +19,43 @@ struct GemmArgs {
 
 template <class T>
 void run_gemm(const GemmArgs& s, char* const* base) {
-  if (s.batched || s.bias) {
+  if (s.batched) {
     BatchedGemm g = s.g;
     if (s.bias) g.one.epilogue.bias = s.bias.ptr<char>(base);
-    if (s.batched) return cpu::gemm_batched(g, s.a.ptr<T>(base), s.b.ptr<T>(base), s.c.ptr<T>(base));
-    return cpu::gemm(g.one, s.a.ptr<T>(base), s.b.ptr<T>(base), s.c.ptr<T>(base));
+    return cpu::gemm_batched(g, s.a.ptr<T>(base), s.b.ptr<T>(base), s.c.ptr<T>(base));
+  }
+  if (s.bias) {
+    cpu::Gemm g = s.g.one;
+    g.epilogue.bias = s.bias.ptr<char>(base);
+    return cpu::gemm(g, s.a.ptr<T>(base), s.b.ptr<T>(base), s.c.ptr<T>(base));
   }
   cpu::gemm(s.g.one, s.a.ptr<T>(base), s.b.ptr<T>(base), s.c.ptr<T>(base));
 }
 
+template <class T>
+struct TinyArgs {
+  cpu::TinyGemm<T> fn;
+  cpu::Gemm g;
+  Operand a, b, bias, c;
+};
+template <class T>
+void run_tiny(const TinyArgs<T>& s, char* const* base) {
+  const auto at = [&](const Operand& o) { return o ? o.ptr<T>(base) : nullptr; };
+  s.fn(s.g, at(s.a), at(s.b), at(s.bias), at(s.c));
+}
+
+template <class T>
+void emit_as(Bind& b, const GemmArgs& s) {
+  const auto tiny = s.batched ? nullptr : cpu::gemm_tiny<T>(s.g.one, static_cast<bool>(s.bias));
+  if (tiny) return b.emit(run_tiny<T>, TinyArgs<T>{tiny, s.g.one, s.a, s.b, s.bias, s.c});
+  b.emit(run_gemm<T>, s);
+}
+
 bool emit(Bind& b, const GemmArgs& s) {
   if (b.dtype() == DType::kFloat) {
-    b.emit(run_gemm<float>, s);
+    emit_as<float>(b, s);
   } else if (b.dtype() == DType::kDouble) {
-    b.emit(run_gemm<double>, s);
+    emit_as<double>(b, s);
   } else {
     return false;
   }

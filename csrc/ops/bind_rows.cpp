@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/rows.h"
 #include "ops/attrs.h"
+#include "ops/pointwise_program.h"
 
 namespace ortmod {
 namespace {
@@ -183,6 +184,34 @@ struct ReduceRun {
 
 }  // namespace
 
+namespace {
+
+/// A reduction over axes of size 1.
+bool bind_trivial_reduction(Bind& b, cpu::Reduce op) {
+  using cpu::Reduce;
+  const DType t = b.dtype();
+  const Dims space{b.numel()};
+  PointwiseProgram p;
+  p.space(space);
+  const int x = p.input(t, space, space);
+  SmallVec<int, 8> in;
+  in.push_back(x);
+  if (op == Reduce::kSumSquare) in.push_back(x);
+  const Pw how = op == Reduce::kSumSquare                      ? Pw::kMul
+                 : op == Reduce::kL1 || op == Reduce::kL2 ? Pw::kAbs
+                                                               : Pw::kIdentity;
+  p.output(t, p.node(b.node, how, in, t, t));
+  const cpu::PwPlan* plan = compile(p, b.steps());
+  if (!plan) return false;
+  SmallVec<Operand, 8> operands;
+  operands.push_back(b.in());
+  operands.push_back(b.out());
+  emit_pointwise(b, p, *plan, operands);
+  return true;
+}
+
+}  // namespace
+
 bool bind_reduction(Bind& b, cpu::Reduce op) {
   using cpu::Reduce;
   const Dims& x = b.dims();
@@ -218,6 +247,7 @@ bool bind_reduction(Bind& b, cpu::Reduce op) {
     }
     groups.back() *= x[i];
   }
+  if (groups.size() == 1) return bind_trivial_reduction(b, op);
   while (groups.size() < 3) groups.push_back(1);
   if (groups.size() > 5) return false;
   if (groups.size() == 4) groups.push_back(1);

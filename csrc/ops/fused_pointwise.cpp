@@ -138,7 +138,7 @@ bool bind_fused(Bind& b) {
   }
   const cpu::PwPlan* plan = compile(p, b.steps());
   if (!plan) return false;
-  emit_pointwise(b, *plan, operands);
+  emit_pointwise(b, p, *plan, operands);
   return true;
 }
 

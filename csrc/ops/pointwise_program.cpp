@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/pointwise_small.h"
 #include "ops/elementwise.h"
 #include "ops/op.h"
 
@@ -159,6 +160,10 @@ int PointwiseProgram::node(const Node& n, Pw op, const SmallVec<int, 8>& in, DTy
   }
 }
 
+namespace {
+void* alloc_in(void* steps, size_t bytes, size_t align) { return static_cast<StepList*>(steps)->alloc(bytes, align); }
+}  // namespace
+
 const cpu::PwPlan* compile(PointwiseProgram& p, StepList& steps) {
   if (p.failed_) return nullptr;
   PwDesc& d = p.d_;
@@ -170,8 +175,7 @@ const cpu::PwPlan* compile(PointwiseProgram& p, StepList& steps) {
   for (int i = 0; i < d.n_inst; ++i)
     for (int16_t& s : d.inst[i].src) s = final_number(s);
   for (int o = 0; o < d.n_out; ++o) d.out[o].value = final_number(d.out[o].value);
-  return cpu::pw_plan(
-      d, [](void* s, size_t bytes, size_t align) { return static_cast<StepList*>(s)->alloc(bytes, align); }, &steps);
+  return cpu::pw_plan(d, alloc_in, &steps);
 }
 
 namespace {
@@ -184,6 +188,11 @@ void run_single(const SingleArgs& a, char* const* base) {
   const char* src[3] = {a.src[0].ptr<char>(base), a.src[1].ptr<char>(base), a.src[2].ptr<char>(base)};
   a.call.fn(a.dst.ptr<char>(base), src, a.call.n, a.call.imm);
 }
+
+struct SmallArgs {
+  const cpu::PwSmall* program;
+};
+void run_small(const SmallArgs& a, char* const* base) { cpu::pw_small_run(*a.program, base); }
 
 struct RunArgs {
   const cpu::PwPlan* plan;
@@ -198,7 +207,8 @@ void run_plan(const RunArgs& a, char* const* base) {
 
 }  // namespace
 
-void emit_pointwise(Bind& b, const cpu::PwPlan& plan, const SmallVec<Operand, 8>& operands) {
+void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan,
+                    const SmallVec<Operand, 8>& operands) {
   SingleArgs single{};
   int dst = 0, src[3];
   if (cpu::pw_single(plan, single.call, dst, src)) {
@@ -206,6 +216,10 @@ void emit_pointwise(Bind& b, const cpu::PwPlan& plan, const SmallVec<Operand, 8>
     for (int i = 0; i < 3; ++i) single.src[i] = operands[static_cast<size_t>(src[i])];
     return b.emit(run_single, single);
   }
+  SmallVec<cpu::PwPlace, 8> places;
+  for (const Operand& o : operands) places.push_back({o.index, o.offset});
+  if (const cpu::PwSmall* small = cpu::pw_small(p.desc(), places.data(), alloc_in, &b.steps()))
+    return b.emit(run_small, SmallArgs{small});
   auto* table = static_cast<Operand*>(b.steps().alloc(sizeof(Operand) * operands.size(), alignof(Operand)));
   std::copy(operands.begin(), operands.end(), table);
   b.emit(run_plan, RunArgs{&plan, table, static_cast<int>(operands.size())});
@@ -236,7 +250,7 @@ bool bind_pointwise(Bind& b) {
   operands.push_back(b.out());
   const cpu::PwPlan* plan = compile(p, b.steps());
   if (!plan) return false;
-  emit_pointwise(b, *plan, operands);
+  emit_pointwise(b, p, *plan, operands);
   return true;
 }
 

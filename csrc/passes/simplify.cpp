@@ -46,7 +46,11 @@ class Simplifier {
       if (!n->op->domain.empty() || !n->out()) continue;
       if (rewrite(*n)) ++changes;
       Value* same = source(*n);
-      if (!same || outputs_.contains(n->out())) continue;
+      if (!same) continue;
+      if (outputs_.contains(n->out())) {
+        changes += give_name(*n, same);
+        continue;
+      }
       if (n->out()->uses.empty()) continue;
       g_.replace_uses(n->out(), same);
       ++changes;
@@ -55,6 +59,21 @@ class Simplifier {
   }
 
  private:
+  /// The output of the graph that node n makes out of `same`, a value that only n reads, is that value.
+  int give_name(Node& n, Value* same) {
+    const bool own = same->producer && same->producer->graph == &g_ && same->uses.size() == 1 && !outputs_.contains(same);
+    if (!own || n.op->name == "Identity" || n.outputs.size() != 1 || n.out()->type.dtype != same->type.dtype || !same_dims(n.out()->type, same->type))
+      return 0;
+    const std::string name = n.out()->name;
+    Value* old = n.out();
+    g_.replace_uses(old, same);
+    outputs_.erase(old);
+    outputs_.insert(same);
+    g_.rename(old, name + "_same");
+    g_.rename(same, name);
+    return 1;
+  }
+
   /// Changes of the node itself.
   bool rewrite(Node& n) {
     if (n.is("CastLike") && n.in(1) && n.in(1)->type.dtype != DType::kUndefined) {
@@ -132,7 +151,7 @@ class Simplifier {
 
   Graph& g_;
   const PassContext& c_;
-  const std::unordered_set<const Value*> outputs_;
+  std::unordered_set<const Value*> outputs_;
 };
 
 }  // namespace

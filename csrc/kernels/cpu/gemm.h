@@ -40,4 +40,11 @@ void gemm_batched(const BatchedGemm& g, const T* a, const T* b, T* c);
 template <class T>
 void gemm_small(const Gemm& g, const T* a, const T* b, T* c);
 
+/// A product of a few elements; the bias (or null) is given apart from the epilogue.
+template <class T>
+using TinyGemm = void (*)(const Gemm& g, const T* a, const T* b, const T* bias, T* c);
+/// The function for a tiny product, or null.
+template <class T>
+TinyGemm<T> gemm_tiny(const Gemm& g, bool bias);
+
 }  // namespace ortmod::cpu

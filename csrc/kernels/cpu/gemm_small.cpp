@@ -1,16 +1,11 @@
 // Register-blocked matrix products on unpacked operands; B is packed only to transpose it.
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
-
 #include <algorithm>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/tail.h"
 
 namespace ortmod::cpu {
 namespace {
-
-template <class T>
-using Vec = at::vec::Vectorized<T>;
 
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int kRows = 8, kVecs = 3;
@@ -37,34 +32,6 @@ struct Block {
   int64_t bias_row, bias_col;
   T bias_scale;
   bool relu;
-};
-
-/// Loads and stores of the first elements of a vector; the mask is made once.
-template <class T>
-struct Tail {
-#if defined(CPU_CAPABILITY_AVX512)
-  std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask;
-  explicit Tail(int count) : mask(static_cast<decltype(mask)>((1u << count) - 1)) {}
-  Vec<T> load(const T* p) const {
-    if constexpr (sizeof(T) == 4) {
-      return _mm512_maskz_loadu_ps(mask, p);
-    } else {
-      return _mm512_maskz_loadu_pd(mask, p);
-    }
-  }
-  void store(const Vec<T>& v, T* p) const {
-    if constexpr (sizeof(T) == 4) {
-      _mm512_mask_storeu_ps(p, mask, v);
-    } else {
-      _mm512_mask_storeu_pd(p, mask, v);
-    }
-  }
-#else
-  int count;
-  explicit Tail(int n) : count(n) {}
-  Vec<T> load(const T* p) const { return count == Vec<T>::size() ? Vec<T>::loadu(p) : Vec<T>::loadu(p, count); }
-  void store(const Vec<T>& v, T* p) const { v.store(p, count); }
-#endif
 };
 
 /// out[q] += sum of the elements of s[q].
