@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "grad/build.h"
 #include "graph/proto.h"
 #include "ops/kernel.h"
+#include "ops/op.h"
 #include "passes/pass.h"
 #include "train/sequences.h"
 
@@ -18,6 +20,7 @@ constexpr const char* kStage = "artifacts";
 constexpr std::string_view kBuffer = "_grad.accumulation.buffer", kAccumulated = "_grad.accumulation.out",
                            kUpdated = ".updated";
 constexpr const char* kReset = "lazy_reset_grad";
+constexpr const char* kNote = "ortmod.artifact";
 
 bool ends_with(std::string_view s, std::string_view end) {
   return s.size() >= end.size() && s.substr(s.size() - end.size()) == end;
@@ -58,6 +61,68 @@ void decide(Graph& g, bool value) {
   g.compact();
 }
 
+/// A graph, and what its outputs are called in the files.
+struct Named {
+  std::unique_ptr<Graph> graph;
+  std::vector<std::string> outputs;
+};
+
+bool from_ortmod(const Graph& g) {
+  return std::any_of(g.metadata.begin(), g.metadata.end(), [](const auto& m) { return m.first == kNote; });
+}
+
+/// The training model with its gradient made anew: a file holds it in standard operators, the engine has faster ones.
+/// `reset`: gradients replace what was accumulated.
+Named differentiated(const Graph& source, const std::vector<std::string>& trainable, bool reset) {
+  Named r;
+  auto g = source.clone();
+  std::vector<Value*> kept;
+  for (Value* v : g->outputs) {
+    if (ends_with(v->name, kAccumulated)) continue;
+    kept.push_back(v);
+    r.outputs.push_back(v->name);
+  }
+  g->outputs = std::move(kept);
+  dce(*g, {});
+  std::erase_if(g->inputs, [](const Value* v) { return v->name == kReset; });
+  g->compact();
+  Joint j = differentiate(*g, {trainable, {g->outputs[0]->name}});
+  Graph& joint = *j.graph;
+  Value* seed = j.seeds[0];
+  std::erase(joint.inputs, seed);
+  Value* one = joint.add_weight("one", Literal::scalar(seed->type.dtype, 1));
+  if (seed->type.dims.empty()) {
+    joint.replace_uses(seed, one);
+  } else {
+    Value* loss = joint.outputs[0];
+    Node* shape = joint.add_node(intern("Shape"), {loss});
+    Node* ones = joint.add_node(intern("Expand"), {one, shape->out()});
+    infer_node(*shape);
+    infer_node(*ones);
+    joint.replace_uses(seed, ones->out());
+  }
+  joint.outputs.resize(joint.outputs.size() - j.grads.size());
+  for (size_t i = 0; i < trainable.size(); ++i) {
+    Value* gradient = j.grads[i];
+    if (!reset) {
+      Node* sum = joint.add_node(intern("Add"), {joint.find(trainable[i] + std::string(kBuffer)), gradient});
+      sum->out()->type = gradient->type;
+      gradient = sum->out();
+    }
+    joint.outputs.push_back(gradient);
+    r.outputs.push_back(trainable[i] + std::string(kAccumulated));
+  }
+  r.graph = std::move(j.graph);
+  return r;
+}
+
+Named as_written(const Graph& source, int flag) {
+  Named r{source.clone(), {}};
+  for (const Value* v : source.outputs) r.outputs.push_back(v->name);
+  if (flag >= 0) decide(*r.graph, flag != 0);
+  return r;
+}
+
 at::Tensor empty_of(const Type& t, at::Device d) {
   return at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()),
                    at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(d));
@@ -66,7 +131,7 @@ at::Tensor empty_of(const Type& t, at::Device d) {
 }  // namespace
 
 Session::Session(const std::string& training, const std::string& evaluation,
-                                 const std::map<std::string, at::Tensor>& parameters, at::Device device)
+                 const std::map<std::string, at::Tensor>& parameters, at::Device device)
     : device_(device) {
   const auto g = read(training);
   collect(*g, parameters);
@@ -107,8 +172,8 @@ void Session::collect(const Graph& g, const std::map<std::string, at::Tensor>& g
 
 /// `flag`: what lazy_reset_grad is taken to be, -1: the model has none.
 std::unique_ptr<Session::Part> Session::part(const Graph& source, const std::string& what, int flag) {
-  auto g = source.clone();
-  if (flag >= 0) decide(*g, flag != 0);
+  auto [g, names] =
+      flag >= 0 && from_ortmod(source) ? differentiated(source, trainable_, flag != 0) : as_written(source, flag);
   auto p = std::make_unique<Part>();
   Composed c;
   std::vector<Value*> columns, fixed;
@@ -119,8 +184,6 @@ std::unique_ptr<Session::Part> Session::part(const Graph& source, const std::str
   }
   p->inputs = c.columns;
   std::unordered_map<std::string, size_t> outputs;
-  std::vector<std::string> names;
-  for (size_t i = 0; i < g->outputs.size(); ++i) names.push_back(source.outputs[i]->name);
   for (size_t i = 0; i < names.size(); ++i) {
     const std::string& n = names[i];
     const std::string donor = ends_with(n, kAccumulated) ? stem(n, kAccumulated) + std::string(kBuffer)
