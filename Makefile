@@ -78,11 +78,11 @@ test-gpu: build .make/requirements-dev
 	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m gpu tests
 
-bench: build .make/requirements-dev
+bench: build
 	@$(BIN)/python benchmarks/spine.py
 	@$(MAKE) --no-print-directory bench-training
 
-bench-training: build .make/requirements-dev
+bench-training: build
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/draw.py
 

@@ -6,6 +6,7 @@ same for all; before anything is timed, each peer must reach the same validation
 
 import argparse
 import itertools
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -115,20 +116,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="between the short and the long fit")
+    parser.add_argument("--minutes", type=float, default=11.0, help="after which no other task is begun")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results")
     options = parser.parse_args()
     print(machine())
-    rows = []
-    for suite in options.suite or names:
-        for (group, task), threads in itertools.product(tasks(suite), options.threads):
-            if options.only not in task.name:
+    rows: list[dict[str, Any]] = []
+    chosen = [(suite, *pair) for suite in options.suite or names for pair in tasks(suite) if options.only in pair[1].name]
+    end = time.monotonic() + 60 * options.minutes
+    try:
+        for (suite, group, task), threads in itertools.product(chosen, options.threads):
+            if time.monotonic() > end:
+                print(f"{task.name}, {threads} threads: left out, {options.minutes:g} minutes are over")
                 continue
             for row in measure(task, threads, options):
                 show(task.name, row)
                 rows.append({"suite": suite, "group": group, "case": task.name, **row})
-    if not options.no_record:
-        path = append("training", rows)
-        print(f"appended to benchmarks/results/{path.name}")
+    finally:
+        if rows and not options.no_record:
+            path = append("training", rows)
+            print(f"appended to benchmarks/results/{path.name}")
 
 
 if __name__ == "__main__":

@@ -128,6 +128,9 @@ def test_training_is_measured_and_drawn(modules, tmp_path, monkeypatch, capsys):
     results = tmp_path / "results" / "training.jsonl"
     run = json.loads(results.read_text())
     assert [row["contender"] for row in run["rows"]] == ["ortmod", "SGDRegressor", "torch eager"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--minutes", "-1"])
+    modules("training").main()
+    assert "left out, -1 minutes are over" in capsys.readouterr().out and len(results.read_text().splitlines()) == 1
     assert run["machine"]["torch"] and all(np.isfinite(row["microseconds"]) for row in run["rows"])
     for row in run["rows"]:
         row.update(microseconds=2.5, ratio=0.5, bound=0.4 if row["contender"] == "SGDRegressor" else None)
