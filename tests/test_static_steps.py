@@ -33,3 +33,26 @@ def test_static(op):
     steps = layer._executable.report([torch.zeros(shape)], [0], True)["steps"]
     names = [name for _, _, name, _ in steps]
     assert not [name for _, through_aten, name, _ in steps if through_aten], names
+
+
+@pytest.mark.parametrize("label", [torch.int64, torch.int32])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_cross_entropy_is_static(label, reduction):
+    kind = {torch.int64: "int64", torch.int32: "int32"}[label]
+    shape = "n" if reduction == "none" else ""
+    text = (
+        f'<ir_version: 8, opset_import: ["": 18]> g (float[n,5] x, {kind}[n] l, float[5] w) => (float[{shape}] y) '
+        f'{{ y = SoftmaxCrossEntropyLoss<reduction="{reduction}", ignore_index=2>(x, l, w) }}'
+    )
+    layer = ortmod.OnnxModule(onnx.parser.parse_model(text))
+    x, w = torch.randn(7, 5, requires_grad=True), torch.rand(5)
+    labels = torch.tensor([0, 2, 4, 1, 2, 3, 0])
+    steps = layer._executable.report([x.detach(), labels.to(label), w], [0], False)["steps"]
+    assert steps and not any(through_aten for _, through_aten, _, _ in steps)
+    y = layer(x, labels.to(label), w)
+    expected = torch.nn.functional.cross_entropy(x, labels, w, ignore_index=2, reduction=reduction)
+    torch.testing.assert_close(y, expected)
+    dy = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, x, dy))
+    with pytest.raises(ortmod.OrtmodError, match="label 5 of row 6 .*expected 0 to 4"):
+        layer(x, torch.tensor([0, 2, 4, 1, 2, 3, 5]).to(label), w)

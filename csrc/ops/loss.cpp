@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/cpu/loss.h"
 #include "ops/attrs.h"
 #include "ops/infer.h"
 #include "ops/kernel.h"
@@ -123,6 +124,54 @@ Kernel cross_entropy_back_kernel(const Node& node) {
   };
 }
 
+struct CrossEntropyArgs {
+  Operand x, labels, weights, log_prob, loss;  // backward: dloss, labels, weights, log_prob, dx
+  int64_t ignore, rows, cols;
+  cpu::Total total;
+};
+template <class T, class L>
+struct CrossEntropy {
+  static void forward(const CrossEntropyArgs& a, char* const* base) {
+    cpu::cross_entropy<T, L>(a.x.ptr<T>(base), a.labels.ptr<L>(base), a.weights ? a.weights.ptr<T>(base) : nullptr, a.ignore,
+                             a.log_prob.ptr<T>(base), a.loss.ptr<T>(base), a.rows, a.cols, a.total);
+  }
+  static void backward(const CrossEntropyArgs& a, char* const* base) {
+    cpu::cross_entropy_grad<T, L>(a.x.ptr<T>(base), a.log_prob.ptr<T>(base), a.labels.ptr<L>(base),
+                                  a.weights ? a.weights.ptr<T>(base) : nullptr, a.ignore, a.loss.ptr<T>(base), a.rows, a.cols, a.total);
+  }
+};
+
+/// Static steps where classes are the last axis and labels have 32 or 64 bits.
+template <bool kBackward>
+bool bind_cross_entropy(Bind& b) {
+  const size_t scores = kBackward ? 1 : 0, labels = kBackward ? 2 : 1, weights = kBackward ? 3 : 2;
+  const DType t = b.dtype(scores), l = b.dtype(labels);
+  const Dims& d = b.dims(scores);
+  if (d.size() != 2 || d[1] == 0 || !b.wants(0) || (t != DType::kFloat && t != DType::kDouble) || (l != DType::kInt64 && l != DType::kInt32))
+    return false;
+  if (b.has(weights) && b.dtype(weights) != t) return false;
+  const Reduction r = reduction_of(b.node);
+  CrossEntropyArgs a{};
+  a.total = r == Reduction::kNone ? cpu::Total::kNone : r == Reduction::kMean ? cpu::Total::kMean : cpu::Total::kSum;
+  a.ignore = ignored(b.node);
+  a.rows = d[0];
+  a.cols = d[1];
+  a.x = b.in(0);
+  a.labels = b.in(labels);
+  if (b.has(weights)) a.weights = b.in(weights);
+  if (kBackward && b.dtype(0) != t) return false;
+  a.log_prob = kBackward ? b.in(1) : b.wants(1) ? b.out(1) : b.scratch(static_cast<size_t>(d[0] * d[1]) * dtype_size(t));
+  a.loss = b.out(0);
+  const auto emit = [&]<class T>(T) {
+    const auto of = [&]<class L>(L) { b.emit(kBackward ? CrossEntropy<T, L>::backward : CrossEntropy<T, L>::forward, a); };
+    if (l == DType::kInt64) of(int64_t{});
+    else of(int32_t{});
+  };
+  if (t == DType::kFloat) emit(0.0F);
+  else emit(0.0);
+  return true;
+}
+
 // NllLossGrad(dloss, labels, shape of the operand, weights?) -> gradient of the log-probabilities.
 void infer_likelihood_back(Infer& c) {
   if (const HostInts* s = c.ints(2)) return c.out(0, c.dtype(0), Dims(s->v.begin(), s->v.end()));
@@ -233,6 +282,7 @@ OpTable loss_ops() {
        .since = 12,
        .infer = infer_loss,
        .kernel = cross_entropy_kernel,
+       .bind = bind_cross_entropy<false>,
        .grad = cross_entropy_grad},
       {.name = "NegativeLogLikelihoodLoss",
        .since = 12,
@@ -243,6 +293,7 @@ OpTable loss_ops() {
        .domain = "ortmod",
        .infer = infer_cross_entropy_back,
        .kernel = cross_entropy_back_kernel,
+       .bind = bind_cross_entropy<true>,
        .body = cross_entropy_back_body},
       {.name = "NllLossGrad",
        .domain = "ortmod",
