@@ -1,4 +1,4 @@
-"""Values of steps over a few elements: programs by slots, tiny products, trivial reductions; names of outputs survive."""
+"""Values of steps over a few elements: programs by slots, small products, trivial reductions; output names."""
 
 import numpy as np
 import onnx
@@ -45,7 +45,10 @@ def test_fused(rows, columns, dtype):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("ta", [0, 1])
 @pytest.mark.parametrize("tb", [0, 1])
-@pytest.mark.parametrize("m, k, n", [(1, 10, 1), (1, 33, 1), (1, 7, 5), (1, 9, 16), (1, 3, 17), (10, 1, 1), (4, 1, 19), (2, 3, 2)])
+@pytest.mark.parametrize(
+    "m, k, n",
+    [(1, 10, 1), (1, 33, 1), (1, 7, 5), (1, 9, 16), (1, 3, 17), (10, 1, 1), (4, 1, 19), (64, 1, 100), (9, 300, 37), (2, 3, 2)],
+)
 def test_gemm(m, k, n, ta, tb, bias, relu, dtype):
     random = np.random.default_rng(0)
     arrays = [random.normal(size=(k, m) if ta else (m, k)), random.normal(size=(n, k) if tb else (k, n))]

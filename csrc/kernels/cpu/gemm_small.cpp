@@ -186,6 +186,16 @@ void pack_transposed(const T* src, int64_t lds, int64_t cols, int64_t k, T* dst,
   }
 }
 
+/// A panel whose last vector is not full, with its rest filled up: whole loads are faster than masked ones.
+template <class T>
+void pack_padded(const T* src, int64_t lds, int vecs, const Tail<T>& tail, int64_t k, T* dst) {
+  constexpr int64_t W = Vec<T>::size();
+  for (int64_t i = 0; i < k; ++i, src += lds, dst += kVecs * W) {
+    for (int j = 0; j + 1 < vecs; ++j) Vec<T>::loadu(src + j * W).store(dst + j * W);
+    tail.load(src + (vecs - 1) * W).store(dst + (vecs - 1) * W);
+  }
+}
+
 /// c[j] for one row of A against rows of the stored (transposed) B: dot products, W at a time.
 template <class T>
 void dots(const Gemm& g, const T* a, int64_t inc_a, const T* b, T* c, int64_t inc_c, const T* bias, int64_t bias_col) {
@@ -323,6 +333,11 @@ void gemm_small(const Gemm& g, const T* a, const T* b, T* c) {
         if (s.last < W)
           for (int64_t k = 0; k < s.k; ++k) Vec<T>(T(0)).store(packed + k * kVecs * W + (vecs - 1) * W);
         pack_transposed(b + j0 * g.ldb + k0, g.ldb, cols, s.k, packed, kVecs * W);
+        s.b = packed;
+        s.ldb = kVecs * W;
+      } else if (s.last < W && g.m > kRows) {
+        pack_padded(b + k0 * g.ldb + j0, g.ldb, vecs, Tail<T>(s.last), s.k, packed);
+        s.padded = true;
         s.b = packed;
         s.ldb = kVecs * W;
       } else {

@@ -47,7 +47,7 @@ void outer_column(const Gemm& g, const T* a, const T* b, const T*, T* c) {
   scale(a, *b * static_cast<T>(g.alpha), c, g.m);
 }
 
-/// [m, 1] * [1, n], rows of B and C contiguous.
+/// [m, 1] * [1, n], B contiguous.
 template <class T>
 void outer(const Gemm& g, const T* a, const T* b, const T*, T* c) {
   const T alpha = static_cast<T>(g.alpha);
@@ -78,12 +78,12 @@ void row(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
 
 template <class T>
 TinyGemm<T> gemm_tiny(const Gemm& g, bool bias) {
-  constexpr int64_t kMost = 1024;
-  if (g.m == 0 || g.n == 0 || g.k == 0 || g.m * g.n > kMost || g.k > kMost) return nullptr;
+  constexpr int64_t kMost = 1024, kMostOuter = 1 << 16;
+  if (g.m == 0 || g.n == 0 || g.k == 0 || g.m * g.n > (g.k == 1 ? kMostOuter : kMost) || g.k > kMost) return nullptr;
   if (g.k == 1 && !bias && !g.epilogue.relu) {
     const bool column = g.ta || g.lda == 1;
     if (g.n == 1 && column && g.ldc == 1) return outer_column<T>;
-    if (!g.tb || g.n == 1) return outer<T>;
+    if (!g.tb || g.ldb == 1 || g.n == 1) return outer<T>;
   }
   if (g.m != 1) return nullptr;
   if (g.n == 1) return (!g.ta || g.lda == 1) && (g.tb || g.ldb == 1) ? dot<T> : nullptr;
