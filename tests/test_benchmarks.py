@@ -146,3 +146,10 @@ def test_training_is_measured_and_drawn(modules, tmp_path, monkeypatch, capsys):
     assert "bounds missed: 1000 x 10, linear, batch 10, SGD, 1 threads: 0.5 of SGDRegressor" in capsys.readouterr().out
     for picture in ("training_steps.png", "training_fits.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_step_of_artifacts():
+    command = [sys.executable, str(BENCHMARKS / "artifacts.py"), "--one", "ortmod", "mlp 20-100-1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert 0 < float(result.stdout) < 1e6
