@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import warnings
 from typing import Any
 
@@ -64,6 +65,9 @@ def _export(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
     names = list(_parameter_names(module))
     by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1] if len(names) >= len(args) else None
     said = io.StringIO()
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")  # warns of each torchvision operator
+    level = registration.level
+    registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -72,6 +76,8 @@ def _export(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
             )
     except Exception as error:
         raise ModelError(f"[export] torch.onnx.export cannot export {type(module).__name__}: {error}") from error
+    finally:
+        registration.setLevel(level)
     return program
 
 
