@@ -19,9 +19,7 @@ def add(commands: Any) -> None:
     """Adds the sub-command to a parser."""
     train = commands.add_parser("train", help="train a model on a table of numbers")
     train.add_argument("model")
-    train.add_argument(
-        "data", type=Path, help=".npz: an array per input (or X) and y; .csv: the last columns are y"
-    )
+    train.add_argument("data", type=Path, help=".npz: an array per input (or X) and y; .csv: the last columns are y")
     train.add_argument("--targets", type=int, default=1, help="how many of the last columns of a .csv are the target (default: 1)")
     train.add_argument("-o", "--output", type=Path, help="file to write (default: model.trained.onnx)")
     train.add_argument("--loss", choices=LOSSES, default="square_error")

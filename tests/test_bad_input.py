@@ -206,8 +206,16 @@ BAD = {
 
 LISTS = {
     "an_input": ("seq(float[2]) s, int64 i", "y = SequenceAt (s, i)", '"y"'),
-    "a_position_of_the_call": ("float[4, 2] x, int64 i", "s = SplitToSequence <axis = 0> (x, i) y = SequenceAt (s, i)", '"s".*"y"|"y".*"s"'),
-    "an_unknown_length": ("float[n, 2] x", "s = SplitToSequence <axis = 0> (x) n = SequenceLength (s) y = Cast <to = 1> (n)", '"n"'),
+    "a_position_of_the_call": (
+        "float[4, 2] x, int64 i",
+        "s = SplitToSequence <axis = 0> (x, i) y = SequenceAt (s, i)",
+        '"s".*"y"|"y".*"s"',
+    ),
+    "an_unknown_length": (
+        "float[n, 2] x",
+        "s = SplitToSequence <axis = 0> (x) n = SequenceLength (s) y = Cast <to = 1> (n)",
+        '"n"',
+    ),
     "of_a_loop": (
         "int64 m, bool c, float[2] x",
         """e = SequenceEmpty () s = Loop (m, c, e) <body = b (int64 i, bool go, seq(float[2]) v) => (bool go2, seq(float[2]) w)
@@ -375,7 +383,9 @@ def test_external_data_that_is_not_safe(tmp_path, name):
     with pytest.raises(ortmod.ModelError, match=words) as caught:
         ortmod.OnnxModule(str(make(tmp_path)))
     assert '"w"' in str(caught.value)
-    assert ortmod.OnnxModule(str(external(tmp_path.joinpath("good").absolute() if tmp_path.joinpath("good").mkdir() is None else tmp_path)))
+    assert ortmod.OnnxModule(
+        str(external(tmp_path.joinpath("good").absolute() if tmp_path.joinpath("good").mkdir() is None else tmp_path))
+    )
 
 
 def test_external_data_of_bytes_is_refused(tmp_path):

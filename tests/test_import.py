@@ -130,7 +130,9 @@ def test_constants_become_weights_with_their_names():
 
 
 def test_initializers_that_are_inputs_too_are_weights():
-    model = parse('<ir_version: 3, opset_import: ["" : 8]> g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {3, 4}> { y = Mul(x, w) }')
+    model = parse(
+        '<ir_version: 3, opset_import: ["" : 8]> g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {3, 4}> { y = Mul(x, w) }'
+    )
     assert [i.name for i in read(model).graph.input] == ["x"]
     np.testing.assert_array_equal(run(read(model), np.ones(2, np.float32))[0], [3, 4])
 
@@ -170,13 +172,27 @@ def test_functions_are_inlined_with_attributes_defaults_and_nesting():
 
 
 def test_overloads_and_outputs_that_pass_through():
-    inner = helper.make_function("f", "F", ["a"], ["a", "b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 18)])
-    other = helper.make_function("f", "F", ["a"], ["b", "b2"], [helper.make_node("Abs", ["a"], ["b"]), helper.make_node("Exp", ["b"], ["b2"])], [helper.make_opsetid("", 18)])
+    inner = helper.make_function(
+        "f", "F", ["a"], ["a", "b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+    )
+    other = helper.make_function(
+        "f",
+        "F",
+        ["a"],
+        ["b", "b2"],
+        [helper.make_node("Abs", ["a"], ["b"]), helper.make_node("Exp", ["b"], ["b2"])],
+        [helper.make_opsetid("", 18)],
+    )
     other.overload = "two"
-    nodes = [helper.make_node("F", ["x"], ["p", "q"], domain="f"), helper.make_node("F", ["q"], ["r", ""], domain="f", overload="two")]
+    nodes = [
+        helper.make_node("F", ["x"], ["p", "q"], domain="f"),
+        helper.make_node("F", ["q"], ["r", ""], domain="f", overload="two"),
+    ]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "pqr"]
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])], values)
-    model = helper.make_model(graph, functions=[inner, other], ir_version=10, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("f", 1)])
+    model = helper.make_model(
+        graph, functions=[inner, other], ir_version=10, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
+    )
     p, q, r = run(read(model), np.array([1, -2], np.float32))
     np.testing.assert_array_equal([p, q, r], [[1, -2], [-1, 2], [1, 2]])
 
@@ -212,9 +228,12 @@ def test_control_flow_comes_back():
 
 @pytest.mark.parametrize("flag", [0, 1])
 def test_if_of_a_constant_is_its_branch(flag):
-    model = parse("""<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) <bool c = {%d}>
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) <bool c = {%d}>
     { t = Neg (x) z = If (c) <then_branch = a () => (float[2] r) { w = Constant <value = float[2] {1, 2}> () r = Add (t, w) },
-                              else_branch = b () => (float[2] q) { q = Abs (x) }> y = Exp (z) }""" % flag)
+                              else_branch = b () => (float[2] q) { q = Abs (x) }> y = Exp (z) }"""
+        % flag
+    )
     assert operators(read(model)) == (["Neg", "Add", "Exp"] if flag else ["Neg", "Abs", "Exp"])
     same_results(model, np.array([0.5, -1], np.float32))
 
@@ -235,8 +254,11 @@ SEQUENCES = {
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_sequence_detours_go(name):
-    model = parse("""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 6] x) => (float[] y)
-    <int64[2] sizes = {2, 4}, int64 two = {2}, int64 i0 = {0}, int64 m1 = {-1}> { %s }""" % SEQUENCES[name].replace(") ", ")\n"))
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 6] x) => (float[] y)
+    <int64[2] sizes = {2, 4}, int64 two = {2}, int64 i0 = {0}, int64 m1 = {-1}> { %s }"""
+        % SEQUENCES[name].replace(") ", ")\n")
+    )
     assert not [o for o in operators(read(model)) if "Sequence" in o or o == "CastLike"]
     same_results(model, np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32))
 
@@ -270,7 +292,9 @@ LINEAR = {
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_ml_operators_become_standard(name, kind):
     outputs, attributes = LINEAR[name]
-    op = {"regressor": "LinearRegressor", "classifier": "LinearClassifier", "scaler": "Scaler", "normalizer": "Normalizer"}[name.split("_")[0]]
+    op = {"regressor": "LinearRegressor", "classifier": "LinearClassifier", "scaler": "Scaler", "normalizer": "Normalizer"}[
+        name.split("_")[0]
+    ]
     model = ml_model(op, outputs, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), **attributes)
     back = read(model)
     assert all(n.domain == "" for n in back.graph.node)
@@ -332,7 +356,10 @@ def big_model(folder) -> str:
         f.write(np.arange(6, dtype=np.float32).tobytes())
     model = parse("""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 2] x, int64[1] i) => (float[n, 3] y)
     { r = Gather (table, i) c = Cast <to = 1> (r) h = MatMul (x, w) y = Add (h, c) }""")
-    for name, kind, dims, offset, length in [("table", TensorProto.UINT8, [size], 0, size), ("w", TensorProto.FLOAT, [2, 3], size, 24)]:
+    for name, kind, dims, offset, length in [
+        ("table", TensorProto.UINT8, [size], 0, size),
+        ("w", TensorProto.FLOAT, [2, 3], size, 24),
+    ]:
         tensor = model.graph.initializer.add(name=name, data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL)
         for key, value in {"location": "w.bin", "offset": offset, "length": length}.items():
             tensor.external_data.add(key=key, value=str(value))

@@ -76,7 +76,9 @@ def test_rewrites(name):
 
 
 def test_dynamic_shapes_are_not_taken_for_equal():
-    model = load("g (float[a, b] x, float[c, b] z) => (float[] y) <float[1, 1] one = {1}> { t = Mul (z, one) u = Shape (t) v = Expand (x, u) y = Exp (v) }")
+    model = load(
+        "g (float[a, b] x, float[c, b] z) => (float[] y) <float[1, 1] one = {1}> { t = Mul (z, one) u = Shape (t) v = Expand (x, u) y = Exp (v) }"
+    )
     assert operators(optimised(model)) == ["Shape", "Expand", "Exp"]
     x, z = np.ones((1, 2), np.float32), np.ones((3, 2), np.float32)
     assert run(optimised(model), x, z)[0].shape == (3, 2)
@@ -89,19 +91,25 @@ def test_scalar_times_row_keeps_the_row():
 
 @pytest.mark.parametrize("names", [(), ("fold",), ("simplify",), ("cse",)])
 def test_variable_tensors_are_never_folded(names):
-    model = load("g (float[2] x) => (float[2] y) <float[2] w = {1, 1}, float[2] v = {1, 1}> { a = Transpose (w) b = Mul (x, a) c = Mul (b, v) d = Mul (c, w) y = Neg (d) }")
+    model = load(
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 1}, float[2] v = {1, 1}> { a = Transpose (w) b = Mul (x, a) c = Mul (b, v) d = Mul (c, w) y = Neg (d) }"
+    )
     after = optimised(model, *names, variable=["w", "v"]).expanded()
     assert {w[0] for w in after.weights} >= {"w", "v"}
     assert operators(after).count("Mul") == 3
     changed = proto(after)
     for t in changed.graph.initializer:
         t.CopyFrom(onnx.numpy_helper.from_array(np.array([2, 3] if t.name == "w" else [5, 7], np.float32), t.name))
-    got = ort.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": np.ones(2, np.float32)})
+    got = ort.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, {"x": np.ones(2, np.float32)}
+    )
     np.testing.assert_array_equal(got[0], [-20, -63])
 
 
 def test_random_nodes_are_neither_merged_nor_folded():
-    model = load("g (float[2] x) => (float[2] y) <float[2] w = {1, 1}> { a = RandomUniformLike (w) b = RandomUniformLike (w) y = Sub (a, b) }")
+    model = load(
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 1}> { a = RandomUniformLike (w) b = RandomUniformLike (w) y = Sub (a, b) }"
+    )
     assert operators(optimised(model)) == ["RandomUniformLike", "RandomUniformLike", "Sub"]
 
 
@@ -147,7 +155,12 @@ def test_batch_normalization_in_training_updates_as_torch_does(opset):
         got = dict(zip([o[0] for o in model.outputs], session.run(None, {"x": x}), strict=True))
     norm = torch.nn.BatchNorm1d(3, eps=0.001, momentum=0.2)
     with torch.no_grad():
-        for t, value in [(norm.weight, [1, 2, 3]), (norm.bias, [0.5, 0, 1]), (norm.running_mean, [0.1, 0.2, 0.3]), (norm.running_var, [1, 2, 0.5])]:
+        for t, value in [
+            (norm.weight, [1, 2, 3]),
+            (norm.bias, [0.5, 0, 1]),
+            (norm.running_mean, [0.1, 0.2, 0.3]),
+            (norm.running_var, [1, 2, 0.5]),
+        ]:
             t.copy_(torch.tensor(value))
     want = norm(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(got["y"], want, 1e-5, 1e-5)
@@ -184,7 +197,9 @@ def test_inference_form_of_a_model_in_training_form():
     assert updates == []
     for n in proto(model).graph.node:
         assert len(n.output) == 1 and (n.op_type != "Dropout" or len(n.input) == 2)
-    np.testing.assert_allclose(run(model, X)[0], (X - [0.1, 0.2, 0.3]) / np.sqrt(np.array([1, 2, 0.5]) + 1e-5) * [1, 2, 3] + [0.5, 0, 1], 1e-5)
+    np.testing.assert_allclose(
+        run(model, X)[0], (X - [0.1, 0.2, 0.3]) / np.sqrt(np.array([1, 2, 0.5]) + 1e-5) * [1, 2, 3] + [0.5, 0, 1], 1e-5
+    )
 
 
 @pytest.mark.parametrize("opset", [7, 10, 12, 17])

@@ -170,7 +170,7 @@ def test_second_order_and_inner_calls_of_functions(restored):
 
 
 def test_unwanted_outputs_of_functions(restored):
-    model = with_functions('b, c = f.Pair(x)  y = Neg(c)')
+    model = with_functions("b, c = f.Pair(x)  y = Neg(c)")
     model.graph.node[0].output[0] = ""
     rule = '<domain: "rules", opset_import: ["": 18]> rule (a, b, c, db, dc) => (da) { da = Mul(dc, a) }'
     ortmod.register_gradient("f::Pair", rule)

@@ -9,9 +9,7 @@ from ortmod.training.api.optimizer import Optimizer
 class _Scheduler:
     def __init__(self, optimizer: Optimizer, warmup_step_count: int, total_step_count: int, initial_lr: float) -> None:
         if not 0 <= warmup_step_count <= total_step_count:
-            raise ModelError(
-                f"[artifacts] learning rate: got {warmup_step_count} warm-up steps, expected 0 to {total_step_count}"
-            )
+            raise ModelError(f"[artifacts] learning rate: got {warmup_step_count} warm-up steps, expected 0 to {total_step_count}")
         self._optimizer, self._initial = optimizer, initial_lr
         self._warmup, self._total = warmup_step_count, total_step_count
         self.step()
