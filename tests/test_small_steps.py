@@ -80,3 +80,20 @@ def test_an_output_that_equals_a_value_keeps_its_name():
     x = torch.linspace(-1, 1, 5)
     assert [name for _, _, name, _ in layer._executable.report([x], [], False)["steps"]] == ["Exp"]
     torch.testing.assert_close(layer(x), x.exp())
+
+
+def test_programs_over_one_element_are_joined():
+    text = (
+        "(float[N] x, float[N] t, float[1] s) => (float[1] a, float[1] q, float[1] y) { i = Constant <value_ints = [0]> ()"
+        " h = Constant <value = float {2}> () m = Mul(x, h) d = Sub(m, t) a = ReduceSum(d, i) b = Sub(a, s) c = Mul(b, h)"
+        " q = ReduceSumSquare(c, i) p = Greater(q, s) n = Neg(q) w = Where(p, n, a) l = ReduceL1(w, i) y = Add(l, q) }"
+    )
+    for sign in (-1, 1):
+        arrays = [np.array([v], dtype=np.float32) for v in (0.5, 0.2 * sign, -0.7)]
+        got, expected = outputs(text, arrays)
+        for value, want in zip(got, expected, strict=True):
+            np.testing.assert_allclose(value.numpy(), want, rtol=1e-6)
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> g {text}')
+    report = ortmod.OnnxModule(model, trainable=[])._executable.report
+    one, two = (report([torch.ones(n), torch.ones(n), torch.ones(1)], [], False)["steps"] for n in (1, 2))
+    assert len(one) == 1 < len(two)

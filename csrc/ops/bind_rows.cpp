@@ -197,9 +197,9 @@ bool bind_trivial_reduction(Bind& b, cpu::Reduce op) {
   SmallVec<int, 8> in;
   in.push_back(x);
   if (op == Reduce::kSumSquare) in.push_back(x);
-  const Pw how = op == Reduce::kSumSquare                      ? Pw::kMul
+  const Pw how = op == Reduce::kSumSquare                 ? Pw::kMul
                  : op == Reduce::kL1 || op == Reduce::kL2 ? Pw::kAbs
-                                                               : Pw::kIdentity;
+                                                          : Pw::kIdentity;
   p.output(t, p.node(b.node, how, in, t, t));
   const cpu::PwPlan* plan = compile(p, b.steps());
   if (!plan) return false;

@@ -191,8 +191,108 @@ void run_single(const SingleArgs& a, char* const* base) {
 
 struct SmallArgs {
   const cpu::PwSmall* program;
+  // Of programs over one element, which the next one may join.
+  const PwDesc* desc;
+  const cpu::PwPlace* places;
 };
 void run_small(const SmallArgs& a, char* const* base) { cpu::pw_small_run(*a.program, base); }
+
+using Places = SmallVec<cpu::PwPlace, 8>;
+
+/// Appends program `d` over one element to `to`, another one: inputs that `to` reads or computes are taken from there.
+bool join(PwDesc& to, Places& places, const PwDesc& d, const Places& own) {
+  if (to.n_in + d.n_in > PwDesc::kMaxIn || to.n_const + d.n_const > PwDesc::kMaxConst ||
+      to.n_inst + d.n_inst > PwDesc::kMaxInst || to.n_out + d.n_out > PwDesc::kMaxOut)
+    return false;
+  const auto same = [](const cpu::PwPlace& a, const cpu::PwPlace& b) {
+    return a.index == b.index && a.offset == b.offset;
+  };
+  const int old_in = to.n_in, old_const = to.n_const, old_inst = to.n_inst, old_out = to.n_out;
+  const auto in_place = [&](int i) -> const cpu::PwPlace& { return places[static_cast<size_t>(i)]; };
+  // Inputs, constants and results of `d` by their numbers in the joined program; fresh inputs are counted first.
+  int16_t value[PwDesc::kMaxIn + PwDesc::kMaxConst + PwDesc::kMaxInst];
+  int fresh[PwDesc::kMaxIn], n_fresh = 0;
+  for (int i = 0; i < d.n_in; ++i) {
+    const cpu::PwPlace& at = own[static_cast<size_t>(i)];
+    int found = -1;
+    for (int o = old_out - 1; o >= 0 && found < 0; --o)
+      if (same(in_place(old_in + o), at)) {
+        if (to.out[o].type != d.in[i].type) return false;
+        found = PwDesc::kMaxIn + to.out[o].value;
+      }
+    for (int k = 0; k < old_in && found < 0; ++k)
+      if (same(in_place(k), at)) {
+        if (to.in[k].type != d.in[i].type) return false;
+        found = PwDesc::kMaxIn + k;
+      }
+    if (found < 0) fresh[n_fresh++] = i;
+    value[i] = static_cast<int16_t>(found);
+  }
+  const auto moved = [&](int v) {
+    return static_cast<int16_t>(v < old_in ? v : v < old_in + old_const ? v + n_fresh : v + n_fresh + d.n_const);
+  };
+  for (int i = 0; i < d.n_in; ++i)
+    if (value[i] >= 0) value[i] = moved(value[i] - PwDesc::kMaxIn);
+  for (int i = 0; i < n_fresh; ++i) {
+    to.in[old_in + i] = d.in[fresh[i]];
+    value[fresh[i]] = static_cast<int16_t>(old_in + i);
+  }
+  for (int i = 0; i < old_inst; ++i)
+    for (int16_t& v : to.inst[i].src)
+      if (v >= 0) v = moved(v);
+  for (int o = 0; o < old_out; ++o) to.out[o].value = moved(to.out[o].value);
+  to.n_in += n_fresh;
+  for (int i = 0; i < d.n_const; ++i) {
+    value[d.n_in + i] = static_cast<int16_t>(to.n_in + to.n_const);
+    to.consts[to.n_const++] = d.consts[i];
+  }
+  for (int i = 0; i < d.n_inst; ++i) {
+    cpu::PwInst inst = d.inst[i];
+    for (int16_t& v : inst.src)
+      if (v >= 0) v = value[v];
+    value[d.n_in + d.n_const + i] = static_cast<int16_t>(to.n_in + to.n_const + to.n_inst);
+    to.inst[to.n_inst++] = inst;
+  }
+  for (int o = 0; o < d.n_out; ++o) to.out[to.n_out++] = {d.out[o].type, value[d.out[o].value], -1};
+  Places all;
+  for (int i = 0; i < old_in; ++i) all.push_back(in_place(i));
+  for (int i = 0; i < n_fresh; ++i) all.push_back(own[static_cast<size_t>(fresh[i])]);
+  for (int o = 0; o < old_out; ++o) all.push_back(in_place(old_in + o));
+  for (int o = 0; o < d.n_out; ++o) all.push_back(own[static_cast<size_t>(d.n_in + o)]);
+  places = all;
+  return true;
+}
+
+bool emit_one(Bind& b, const PwDesc& d, const Places& places) {
+  StepList& list = b.steps();
+  const cpu::PwSmall* program = cpu::pw_small(d, places.data(), alloc_in, &list);
+  if (!program) return false;
+  auto* desc = new (list.alloc(sizeof(PwDesc), alignof(PwDesc))) PwDesc(d);
+  auto* at = static_cast<cpu::PwPlace*>(list.alloc(sizeof(cpu::PwPlace) * places.size(), alignof(cpu::PwPlace)));
+  std::copy(places.begin(), places.end(), at);
+  b.emit(run_small, SmallArgs{program, desc, at});
+  return true;
+}
+
+/// A program over one element: part of the step before if that is one, else a step.
+bool emit_scalar(Bind& b, const PwDesc& d, const Places& places) {
+  StepList& list = b.steps();
+  if (!list.steps.empty() && list.steps.back().fn == step_fn(run_small)) {
+    const auto& before = *static_cast<const SmallArgs*>(list.steps.back().args);
+    if (before.desc) {
+      PwDesc joined = *before.desc;
+      Places all;
+      for (int i = 0; i < joined.n_in + joined.n_out; ++i) all.push_back(before.places[i]);
+      if (join(joined, all, d, places)) {
+        const Step last = list.steps.back();
+        list.steps.pop_back();
+        if (emit_one(b, joined, all)) return true;
+        list.steps.push_back(last);
+      }
+    }
+  }
+  return emit_one(b, d, places);
+}
 
 struct RunArgs {
   const cpu::PwPlan* plan;
@@ -207,8 +307,11 @@ void run_plan(const RunArgs& a, char* const* base) {
 
 }  // namespace
 
-void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan,
-                    const SmallVec<Operand, 8>& operands) {
+void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan, const SmallVec<Operand, 8>& operands) {
+  Places places;
+  for (const Operand& o : operands) places.push_back({o.index, o.offset});
+  const PwDesc& d = p.desc();
+  if (std::all_of(d.sizes, d.sizes + d.ndim, [](int64_t n) { return n == 1; }) && emit_scalar(b, d, places)) return;
   SingleArgs single{};
   int dst = 0, src[3];
   if (cpu::pw_single(plan, single.call, dst, src)) {
@@ -216,10 +319,8 @@ void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan,
     for (int i = 0; i < 3; ++i) single.src[i] = operands[static_cast<size_t>(src[i])];
     return b.emit(run_single, single);
   }
-  SmallVec<cpu::PwPlace, 8> places;
-  for (const Operand& o : operands) places.push_back({o.index, o.offset});
-  if (const cpu::PwSmall* small = cpu::pw_small(p.desc(), places.data(), alloc_in, &b.steps()))
-    return b.emit(run_small, SmallArgs{small});
+  if (const cpu::PwSmall* small = cpu::pw_small(d, places.data(), alloc_in, &b.steps()))
+    return b.emit(run_small, SmallArgs{small, nullptr, nullptr});
   auto* table = static_cast<Operand*>(b.steps().alloc(sizeof(Operand) * operands.size(), alignof(Operand)));
   std::copy(operands.begin(), operands.end(), table);
   b.emit(run_plan, RunArgs{&plan, table, static_cast<int>(operands.size())});

@@ -102,6 +102,8 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
   Program::Run* add_full = adds ? &adds->at(batch_dims(columns, feed.batch()), fixed_) : nullptr;
   steps_ = main.steps(*full);
   const int norm_output = main.output("gradient_norm");
+  const auto& fixed = main.composed().fixed;
+  const bool reads_step = std::find(fixed.begin(), fixed.end(), "step") != fixed.end();
   const int64_t batches = (feed.rows() + feed.batch() - 1) / feed.batch();
   std::vector<at::Tensor> validation;
   if (!given_validation.empty()) validation = checked(given_validation, program(loss_, StepKind::kLoss));
@@ -130,7 +132,8 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
         ++waiting;
       } else {
         if (per_update_) rate = next_rate(samples);
-        step_->set(static_cast<double>(++progress.updates));
+        ++progress.updates;
+        if (reads_step) step_->set(static_cast<double>(progress.updates));
         if (accumulates) scale_->set(1.0 / static_cast<double>(waiting + 1));
         last = &r;
       }

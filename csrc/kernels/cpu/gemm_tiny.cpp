@@ -64,8 +64,7 @@ void row(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
   int64_t k = 0;
   for (; k + 4 <= g.k; k += 4)
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q)
-      s[q] = at::vec::fmadd(Vec<T>(a[(k + q) * step]), tail.load(b + (k + q) * g.ldb), s[q]);
+    for (int q = 0; q < 4; ++q) s[q] = at::vec::fmadd(Vec<T>(a[(k + q) * step]), tail.load(b + (k + q) * g.ldb), s[q]);
   for (; k < g.k; ++k) s[0] = at::vec::fmadd(Vec<T>(a[k * step]), tail.load(b + k * g.ldb), s[0]);
   Vec<T> v = ((s[0] + s[1]) + (s[2] + s[3])) * Vec<T>(static_cast<T>(g.alpha));
   if (bias)

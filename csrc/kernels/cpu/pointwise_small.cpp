@@ -105,24 +105,6 @@ T* at(char* slots, int32_t offset) {
   return reinterpret_cast<T*>(slots + offset);
 }
 
-/// One element at a time: plain numbers.
-template <class T>
-struct One {
-  using V = T;
-  explicit One(int) {}
-  V load(const T* p) const { return *p; }
-  void store(V v, T* p) const { *p = v; }
-  static V splat(T x) { return x; }
-  static V get(const T* p) { return *p; }
-  static void put(V v, T* p) { *p = v; }
-  static V max(V a, V b) { return a > b || a != a ? a : b; }
-  static V min(V a, V b) { return a < b || a != a ? a : b; }
-  static V neg(V a) { return -a; }
-  static V abs(V a) { return std::abs(a); }
-  static V sqrt(V a) { return std::sqrt(a); }
-  static V relu(V a) { return a < T(0) ? T(0) : a; }
-};
-
 template <class T>
 struct Many {
   using V = Vec<T>;
@@ -140,6 +122,73 @@ struct Many {
   static V sqrt(const V& a) { return a.sqrt(); }
   static V relu(const V& a) { return V::blendv(a, V(T(0)), a < V(T(0))); }
 };
+
+/// One element: plain numbers, a slot is one of them.
+template <class T>
+void run_one(const PwSmall& p, char* const* base) {
+  T v[kMaxSlots];
+  for (const PwSmall::Load *l = p.loads, *e = l + p.n_loads; l != e; ++l) {
+    const char* from = base[l->from.index] + l->from.offset;
+    if (l->way == Way::kTable) {
+      *reinterpret_cast<char*>(v + l->slot) = *from;
+    } else {
+      v[l->slot] = *reinterpret_cast<const T*>(from);
+    }
+  }
+  for (const PwSmall::Const *c = p.consts, *e = c + p.n_consts; c != e; ++c) v[c->slot] = static_cast<T>(c->value);
+  for (const PwSmall::Inst *i = p.inst, *e = i + p.n_inst; i != e; ++i) {
+    T& d = v[i->dst];
+    switch (i->code) {
+      case Code::kAdd:
+        d = v[i->a] + v[i->b];
+        break;
+      case Code::kSub:
+        d = v[i->a] - v[i->b];
+        break;
+      case Code::kMul:
+        d = v[i->a] * v[i->b];
+        break;
+      case Code::kDiv:
+        d = v[i->a] / v[i->b];
+        break;
+      case Code::kMax:
+        d = v[i->a] > v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
+        break;
+      case Code::kMin:
+        d = v[i->a] < v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
+        break;
+      case Code::kNeg:
+        d = -v[i->a];
+        break;
+      case Code::kAbs:
+        d = std::abs(v[i->a]);
+        break;
+      case Code::kSqrt:
+        d = std::sqrt(v[i->a]);
+        break;
+      case Code::kRelu:
+        d = v[i->a] < T(0) ? T(0) : v[i->a];
+        break;
+      case Code::kIdentity:
+        d = v[i->a];
+        break;
+      case Code::kCall: {
+        const auto at = [&](int32_t k) { return reinterpret_cast<char*>(v + k); };
+        const char* src[3] = {at(i->a), at(i->b), at(i->c)};
+        i->call(at(i->dst), src, 1, i->imm);
+        break;
+      }
+    }
+  }
+  for (const PwSmall::Store *s = p.stores, *e = s + p.n_stores; s != e; ++s) {
+    char* to = base[s->to.index] + s->to.offset;
+    if (s->way == Way::kTable) {
+      *to = *reinterpret_cast<const char*>(v + s->slot);
+    } else {
+      *reinterpret_cast<T*>(to) = v[s->slot];
+    }
+  }
+}
 
 template <class T, class Lanes>
 void block(const PwSmall& p, char* const* base, char* slots, int64_t begin, int count) {
@@ -259,6 +308,7 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
   p.lanes = f32 ? Vec<float>::size() : Vec<double>::size();
   if (n == 0 || n > kMaxBlocks * p.lanes) return nullptr;
   p.n = static_cast<int32_t>(n);
+  const int unit = n == 1 ? 1 : kSlot;  // one element: slots are numbered, else in bytes
   for (int i = 0; i < d.n_inst; ++i)
     if (!tile_fn(d.inst[i].op, d.inst[i].type, d.inst[i].out, 0)) return nullptr;
   p.loads = table<PwSmall::Load>(alloc, context, d.n_in);
@@ -273,7 +323,10 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
       dense *= d.sizes[k];
     }
     const bool floating = in.type == p.type;
-    PwSmall::Load l{operands[i], i * kSlot, floating && flat ? Way::kFull : floating && one ? Way::kOne : Way::kTable,
+    PwSmall::Load l{operands[i], i * unit,
+                    floating && flat  ? Way::kFull
+                    : floating && one ? Way::kOne
+                                      : Way::kTable,
                     static_cast<uint8_t>(elem_size(in.type)), nullptr};
     if (l.way == Way::kTable) {
       auto* elements = table<int32_t>(alloc, context, p.n);
@@ -290,24 +343,28 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
     p.loads[p.n_loads++] = l;
   }
   p.consts = table<PwSmall::Const>(alloc, context, d.n_const);
-  for (int i = 0; i < d.n_const; ++i) p.consts[p.n_consts++] = {(d.n_in + i) * kSlot, d.consts[i].value};
+  for (int i = 0; i < d.n_const; ++i) p.consts[p.n_consts++] = {(d.n_in + i) * unit, d.consts[i].value};
   p.inst = table<PwSmall::Inst>(alloc, context, d.n_inst);
   for (int i = 0; i < d.n_inst; ++i) {
     const PwInst& in = d.inst[i];
-    const auto slot = [&](int k) { return in.src[k] < 0 ? 0 : in.src[k] * kSlot; };
+    const auto slot = [&](int k) { return in.src[k] < 0 ? 0 : in.src[k] * unit; };
     auto* imm = table<double>(alloc, context, 2);
     std::memcpy(imm, in.imm, sizeof in.imm);
-    p.inst[p.n_inst++] = {code_of(in, p.type), (d.n_in + d.n_const + i) * kSlot, slot(0), slot(1),
-                          tile_fn(in.op, in.type, in.out, 0), slot(2), imm};
+    p.inst[p.n_inst++] = {code_of(in, p.type),
+                          (d.n_in + d.n_const + i) * unit,
+                          slot(0),
+                          slot(1),
+                          tile_fn(in.op, in.type, in.out, 0),
+                          slot(2),
+                          imm};
   }
   p.stores = table<PwSmall::Store>(alloc, context, d.n_out);
   for (int o = 0; o < d.n_out; ++o)
-    p.stores[p.n_stores++] = {operands[d.n_in + o], d.out[o].value * kSlot,
+    p.stores[p.n_stores++] = {operands[d.n_in + o], d.out[o].value * unit,
                               d.out[o].type == p.type ? Way::kFull : Way::kTable,
                               static_cast<uint8_t>(elem_size(d.out[o].type))};
   if (n == 1) {
-    p.run = f32 ? run<float, One<float>> : run<double, One<double>>;
-    p.lanes = 1;
+    p.run = f32 ? run_one<float> : run_one<double>;
   } else {
     p.run = f32 ? run<float, Many<float>> : run<double, Many<double>>;
   }
