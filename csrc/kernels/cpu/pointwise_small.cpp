@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "kernels/cpu/pointwise_tile.h"
 #include "kernels/cpu/tail.h"
@@ -27,6 +28,11 @@ enum class Code : uint8_t {
   kRelu,
   kIdentity,
   kCall,  // by its tile function
+  // An operand is the result of the instruction before, still in a register.
+  kAddLast,
+  kMulLast,
+  kSubLast,  // it is the first operand
+  kLastSub,  // it is the second one
 };
 
 Code code_of(const PwInst& i, Elem t) {
@@ -136,49 +142,62 @@ void run_one(const PwSmall& p, char* const* base) {
     }
   }
   for (const PwSmall::Const *c = p.consts, *e = c + p.n_consts; c != e; ++c) v[c->slot] = static_cast<T>(c->value);
+  T last(0);
   for (const PwSmall::Inst *i = p.inst, *e = i + p.n_inst; i != e; ++i) {
-    T& d = v[i->dst];
     switch (i->code) {
       case Code::kAdd:
-        d = v[i->a] + v[i->b];
+        last = v[i->a] + v[i->b];
         break;
       case Code::kSub:
-        d = v[i->a] - v[i->b];
+        last = v[i->a] - v[i->b];
         break;
       case Code::kMul:
-        d = v[i->a] * v[i->b];
+        last = v[i->a] * v[i->b];
         break;
       case Code::kDiv:
-        d = v[i->a] / v[i->b];
+        last = v[i->a] / v[i->b];
         break;
       case Code::kMax:
-        d = v[i->a] > v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
+        last = v[i->a] > v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
         break;
       case Code::kMin:
-        d = v[i->a] < v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
+        last = v[i->a] < v[i->b] || v[i->a] != v[i->a] ? v[i->a] : v[i->b];
         break;
       case Code::kNeg:
-        d = -v[i->a];
+        last = -v[i->a];
         break;
       case Code::kAbs:
-        d = std::abs(v[i->a]);
+        last = std::abs(v[i->a]);
         break;
       case Code::kSqrt:
-        d = std::sqrt(v[i->a]);
+        last = std::sqrt(v[i->a]);
         break;
       case Code::kRelu:
-        d = v[i->a] < T(0) ? T(0) : v[i->a];
+        last = v[i->a] < T(0) ? T(0) : v[i->a];
         break;
       case Code::kIdentity:
-        d = v[i->a];
+        last = v[i->a];
         break;
       case Code::kCall: {
         const auto at = [&](int32_t k) { return reinterpret_cast<char*>(v + k); };
         const char* src[3] = {at(i->a), at(i->b), at(i->c)};
         i->call(at(i->dst), src, 1, i->imm);
-        break;
+        continue;
       }
+      case Code::kAddLast:
+        last = last + v[i->b];
+        break;
+      case Code::kMulLast:
+        last = last * v[i->b];
+        break;
+      case Code::kSubLast:
+        last = last - v[i->b];
+        break;
+      case Code::kLastSub:
+        last = v[i->a] - last;
+        break;
     }
+    v[i->dst] = last;
   }
   for (const PwSmall::Store *s = p.stores, *e = s + p.n_stores; s != e; ++s) {
     char* to = base[s->to.index] + s->to.offset;
@@ -210,49 +229,63 @@ void block(const PwSmall& p, char* const* base, char* slots, int64_t begin, int 
         break;
     }
   }
+  V last(T(0));
   for (const PwSmall::Inst *i = p.inst, *e = i + p.n_inst; i != e; ++i) {
-    T* d = at<T>(slots, i->dst);
-    const V a = Lanes::get(at<T>(slots, i->a)), b = Lanes::get(at<T>(slots, i->b));
+    const auto a = [&] { return Lanes::get(at<T>(slots, i->a)); };
+    const auto b = [&] { return Lanes::get(at<T>(slots, i->b)); };
     switch (i->code) {
       case Code::kAdd:
-        Lanes::put(a + b, d);
+        last = a() + b();
         break;
       case Code::kSub:
-        Lanes::put(a - b, d);
+        last = a() - b();
         break;
       case Code::kMul:
-        Lanes::put(a * b, d);
+        last = a() * b();
         break;
       case Code::kDiv:
-        Lanes::put(a / b, d);
+        last = a() / b();
         break;
       case Code::kMax:
-        Lanes::put(Lanes::max(a, b), d);
+        last = Lanes::max(a(), b());
         break;
       case Code::kMin:
-        Lanes::put(Lanes::min(a, b), d);
+        last = Lanes::min(a(), b());
         break;
       case Code::kNeg:
-        Lanes::put(Lanes::neg(a), d);
+        last = Lanes::neg(a());
         break;
       case Code::kAbs:
-        Lanes::put(Lanes::abs(a), d);
+        last = Lanes::abs(a());
         break;
       case Code::kSqrt:
-        Lanes::put(Lanes::sqrt(a), d);
+        last = Lanes::sqrt(a());
         break;
       case Code::kRelu:
-        Lanes::put(Lanes::relu(a), d);
+        last = Lanes::relu(a());
         break;
       case Code::kIdentity:
-        Lanes::put(a, d);
+        last = a();
         break;
       case Code::kCall: {
         const char* src[3] = {slots + i->a, slots + i->b, slots + i->c};
         i->call(slots + i->dst, src, count, i->imm);
-        break;
+        continue;
       }
+      case Code::kAddLast:
+        last = last + b();
+        break;
+      case Code::kMulLast:
+        last = last * b();
+        break;
+      case Code::kSubLast:
+        last = last - b();
+        break;
+      case Code::kLastSub:
+        last = a() - last;
+        break;
     }
+    Lanes::put(last, at<T>(slots, i->dst));
   }
   for (const PwSmall::Store *s = p.stores, *e = s + p.n_stores; s != e; ++s) {
     char* to = base[s->to.index] + s->to.offset;
@@ -294,6 +327,19 @@ Elem single_type(const PwDesc& d) {
   for (int i = 0; i < d.n_inst; ++i) ok = ok && fits(d.inst[i].type) && fits(d.inst[i].out);
   for (int i = 0; i < d.n_out; ++i) ok = ok && fits(d.out[i].type);
   return ok ? t : Elem::kNone;
+}
+
+/// Lets an instruction read the result of the one before without its slot.
+void chain(const PwSmall::Inst& before, PwSmall::Inst& i) {
+  if (before.code == Code::kCall) return;
+  if (i.b == before.dst && i.a != before.dst && (i.code == Code::kAdd || i.code == Code::kMul)) std::swap(i.a, i.b);
+  if (i.a == before.dst) {
+    if (i.code == Code::kAdd) i.code = Code::kAddLast;
+    if (i.code == Code::kMul) i.code = Code::kMulLast;
+    if (i.code == Code::kSub) i.code = Code::kSubLast;
+  } else if (i.b == before.dst && i.code == Code::kSub) {
+    i.code = Code::kLastSub;
+  }
 }
 
 }  // namespace
@@ -358,6 +404,7 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
                           slot(2),
                           imm};
   }
+  for (int i = p.n_inst - 1; i > 0; --i) chain(p.inst[i - 1], p.inst[i]);
   p.stores = table<PwSmall::Store>(alloc, context, d.n_out);
   for (int o = 0; o < d.n_out; ++o)
     p.stores[p.n_stores++] = {operands[d.n_in + o], d.out[o].value * unit,
