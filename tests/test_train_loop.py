@@ -48,6 +48,7 @@ def test_ctrl_c_ends_the_fit_and_leaves_a_usable_state():
         from test_train_loop import optimizer, table
         x, y = table(20000)
         trained = optimizer(max_iter=10**9, warm_start=True, learning_rate=0.01)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
         threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         started = time.perf_counter()
         try:

@@ -187,8 +187,8 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
     std::vector<c10::SymInt> sym(s.dims.begin(), s.dims.end());
     c10::List<std::optional<Tensor>> optional_grads;
     for (Tensor& g : grads) optional_grads.push_back(g.defined() ? std::optional<Tensor>(g) : std::nullopt);
-    variable_list found = backward_op(s.exe->handle(), needed_indices(s.plans->mode()), s.plans->mode().training, args, outputs, kept,
-                                      optional_grads, s.sym_dims.empty() ? sym : s.sym_dims);
+    variable_list found = backward_op(s.exe->handle(), needed_indices(s.plans->mode()), s.plans->mode().training, args,
+                                      outputs, kept, optional_grads, s.sym_dims.empty() ? sym : s.sym_dims);
     return spread(reads, found, s.plans->mode().needs.size());
   }
 
@@ -242,7 +242,8 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
       if (direct) a = plain(a);
       direct = direct && is_plain(a);
     }
-    variable_list found = direct ? run(joint, args, s.plans->mode().training) : run_op(joint->handle(), args, s.plans->mode().training);
+    variable_list found =
+        direct ? run(joint, args, s.plans->mode().training) : run_op(joint->handle(), args, s.plans->mode().training);
     return spread(reads, found, n);
   }
 

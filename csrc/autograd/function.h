@@ -20,8 +20,8 @@ bool is_plain(const at::Tensor& t);
 /// Nothing intercepts operators in this thread: no functorch transform, dispatch mode, tracing or forward-mode level.
 bool is_ordinary_context();
 
-/// A C++ autograd Function with a result of this shape and gradients of all arguments that require them, none of which it computes: what
-/// is measured against.
+/// A C++ autograd Function with a result of this shape and gradients of all arguments that require them, none of which
+/// it computes: what is measured against.
 at::Tensor empty_function(at::TensorList args, at::IntArrayRef shape);
 
 /// Called before a typed error leaves towards torch, which would flatten it to RuntimeError; set by the Python layer,

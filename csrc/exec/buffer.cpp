@@ -58,11 +58,11 @@ at::Tensor BufferPool::tensor(int64_t bytes) {
   at::DataPtr p = take(static_cast<size_t>(bytes), capacity);
   void* data = p.get();
   auto loan = std::make_unique<Loan>(Loan{shared_from_this(), std::move(p), capacity});
-  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<size_t>(bytes), at::DataPtr(data, loan.get(), end_loan, device_), nullptr,
-                       false);
+  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<size_t>(bytes),
+                       at::DataPtr(data, loan.get(), end_loan, device_), nullptr, false);
   loan.release();
-  at::Tensor t = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                                          caffe2::TypeMeta::Make<uint8_t>());
+  at::Tensor t = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<uint8_t>());
   t.unsafeGetTensorImpl()->set_sizes_contiguous({bytes});
   return t;
 }

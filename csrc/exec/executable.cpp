@@ -25,7 +25,8 @@ bool has_slots(const Sizes& s) { return !s.slot_outputs.empty() || !s.kept_slots
 
 }  // namespace
 
-std::shared_ptr<Executable> Executable::make(std::unique_ptr<Graph> graph, const std::vector<std::string>& argument_weights) {
+std::shared_ptr<Executable> Executable::make(std::unique_ptr<Graph> graph,
+                                             const std::vector<std::string>& argument_weights) {
   std::shared_ptr<Executable> e(new Executable);
   e->graph_ = std::move(graph);
   e->arg_weights_ = argument_weights;
@@ -89,16 +90,21 @@ std::vector<int> Executable::updated_args(bool training) {
 
 Executable::Forward Executable::forward(at::TensorList args, PlanPair& pair) {
   if (args.size() != num_args())
-    fail(ErrorKind::kShape, "call", "wrong number of arguments: got " + std::to_string(args.size()) + ", expected " + std::to_string(num_args()));
+    fail(ErrorKind::kShape, "call",
+         "wrong number of arguments: got " + std::to_string(args.size()) + ", expected " + std::to_string(num_args()));
   const at::Device device = args.empty() ? at::Device(at::kCPU) : args[0].device();
   SmallVec<size_t, 8> copied;
   for (size_t i = 0; i < args.size(); ++i) {
     const at::Tensor& t = args[i];
     if (t.device() != device)
-      fail(ErrorKind::kDevice, "call", "\"" + pair.arg_names()[i] + "\" is on another device: got " + t.device().str() + ", expected " + device.str());
+      fail(ErrorKind::kDevice, "call",
+           "\"" + pair.arg_names()[i] + "\" is on another device: got " + t.device().str() + ", expected " +
+               device.str());
     if (arg_types_[i].dtype != DType::kUndefined && to_scalar_type(arg_types_[i].dtype) != t.scalar_type())
-      fail(ErrorKind::kType, "call", "wrong element type of \"" + pair.arg_names()[i] + "\": got " +
-           std::string(dtype_name(from_scalar_type(t.scalar_type()))) + ", expected " + std::string(dtype_name(arg_types_[i].dtype)));
+      fail(ErrorKind::kType, "call",
+           "wrong element type of \"" + pair.arg_names()[i] + "\": got " +
+               std::string(dtype_name(from_scalar_type(t.scalar_type()))) + ", expected " +
+               std::string(dtype_name(arg_types_[i].dtype)));
     if (!t.is_contiguous()) copied.push_back(i);
   }
   std::vector<at::Tensor> contiguous;
@@ -120,8 +126,9 @@ Executable::Forward Executable::forward(at::TensorList args, PlanPair& pair) {
   return r;
 }
 
-std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList saved_args, at::TensorList saved_outputs, at::TensorList kept,
-                                             at::TensorList grads, at::IntArrayRef arg_dims, bool /*may_overwrite*/,
+std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList saved_args, at::TensorList saved_outputs,
+                                             at::TensorList kept, at::TensorList grads, at::IntArrayRef arg_dims,
+                                             bool /*may_overwrite*/,
                                              const std::function<void(const Sizes&, Frame&)>* once_more) {
   std::vector<at::Tensor> result(num_args());
   if (!pair.differentiable()) return result;
@@ -138,17 +145,25 @@ std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList save
   const std::vector<Source>& sources = plans->sources;
   std::vector<at::Tensor> inputs(sources.size());
   const size_t first_slot = fs->kept_bytes > 0 ? 1 : 0;
-  if (kept.size() != first_slot + fs->kept_slots.size() || (first_slot && kept[0].nbytes() < static_cast<size_t>(fs->kept_bytes)))
-    fail(ErrorKind::kRun, "backward", "the kept tensors are not those of a forward call with these sizes: got " + std::to_string(kept.size()) +
-         (kept.empty() ? "" : " (" + std::to_string(kept[0].nbytes()) + " bytes)") + ", expected " +
-         std::to_string(first_slot + fs->kept_slots.size()) + " (" + std::to_string(fs->kept_bytes) + " bytes)");
+  if (kept.size() != first_slot + fs->kept_slots.size() ||
+      (first_slot && kept[0].nbytes() < static_cast<size_t>(fs->kept_bytes)))
+    fail(ErrorKind::kRun, "backward",
+         "the kept tensors are not those of a forward call with these sizes: got " + std::to_string(kept.size()) +
+             (kept.empty() ? "" : " (" + std::to_string(kept[0].nbytes()) + " bytes)") + ", expected " +
+             std::to_string(first_slot + fs->kept_slots.size()) + " (" + std::to_string(fs->kept_bytes) + " bytes)");
   for (size_t i = 0; i < sources.size(); ++i) {
     const Source& src = sources[i];
     const auto k = static_cast<size_t>(src.index);
     switch (src.kind) {
-      case Source::kSeed: inputs[i] = grads[k]; break;
-      case Source::kArg: inputs[i] = saved_args[k]; break;
-      case Source::kOutput: inputs[i] = saved_outputs[k]; break;
+      case Source::kSeed:
+        inputs[i] = grads[k];
+        break;
+      case Source::kArg:
+        inputs[i] = saved_args[k];
+        break;
+      case Source::kOutput:
+        inputs[i] = saved_outputs[k];
+        break;
       case Source::kKept: {
         const auto it = std::find(fs->kept_slots.begin(), fs->kept_slots.end(), src.value);
         if (it != fs->kept_slots.end()) inputs[i] = kept[first_slot + static_cast<size_t>(it - fs->kept_slots.begin())];
@@ -160,14 +175,17 @@ std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList save
       const Type& t = fs->types[static_cast<size_t>(src.value)];
       if (inputs[i].device() != device || inputs[i].scalar_type() != to_scalar_type(t.dtype) ||
           (t.is_static() && inputs[i].sizes() != at::IntArrayRef(t.dims.data(), t.dims.size())))
-        fail(ErrorKind::kShape, "backward", "wrong tensor for \"" + plans->backward->input_name(i) + "\": got " +
-             to_string(Type(from_scalar_type(inputs[i].scalar_type()), Dims(inputs[i].sizes().begin(), inputs[i].sizes().end()))) + " on " +
-             inputs[i].device().str() + ", expected " + to_string(t) + " on " + device.str());
+        fail(ErrorKind::kShape, "backward",
+             "wrong tensor for \"" + plans->backward->input_name(i) + "\": got " +
+                 to_string(Type(from_scalar_type(inputs[i].scalar_type()),
+                                Dims(inputs[i].sizes().begin(), inputs[i].sizes().end()))) +
+                 " on " + inputs[i].device().str() + ", expected " + to_string(t) + " on " + device.str());
     }
     if (src.kind == Source::kSeed && !inputs[i].defined()) {
       const Type& t = fs->types[static_cast<size_t>(src.value)];
       if (!t.is_static()) fail(ErrorKind::kGradient, "backward", "an output of data-dependent shape has no gradient");
-      inputs[i] = at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()), at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device));
+      inputs[i] = at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()),
+                            at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device));
     }
   }
   const std::shared_ptr<Sizes> s = plans->backward_sizes(*fs, inputs);
@@ -238,7 +256,8 @@ std::vector<at::Tensor> Executable::joint_masks(const Mode& mode, at::TensorList
     }
     const Type& t = fs->types[static_cast<size_t>(v)];
     const at::IntArrayRef sizes(t.dims.data(), t.dims.size());
-    char* data = static_cast<char*>(const_cast<void*>(kept[0].const_data_ptr())) + fs->operands[static_cast<size_t>(v)].offset;
+    char* data =
+        static_cast<char*>(const_cast<void*>(kept[0].const_data_ptr())) + fs->operands[static_cast<size_t>(v)].offset;
     r.push_back(at::from_blob(data, sizes, at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device)).clone());
   }
   return r;

@@ -6,7 +6,9 @@
 namespace ortmod {
 namespace {
 
-c10::DispatchKeySet keys(at::Device d) { return c10::DispatchKeySet(c10::computeDispatchKey(std::nullopt, at::kStrided, d)); }
+c10::DispatchKeySet keys(at::Device d) {
+  return c10::DispatchKeySet(c10::computeDispatchKey(std::nullopt, at::kStrided, d));
+}
 
 at::Tensor ints_tensor(const HostInts& h, DType t) {
   std::vector<int64_t> sizes(h.dims.begin(), h.dims.end());
@@ -18,11 +20,16 @@ at::Tensor ints_tensor(const HostInts& h, DType t) {
 }  // namespace
 
 Frame::Frame(const Sizes& s)
-    : s_(s), base_(s.plan->num_bases()), storages_(s.plan->num_bases(), c10::Storage(nullptr)), tensors_(s.plan->num_values()) {
+    : s_(s),
+      base_(s.plan->num_bases()),
+      storages_(s.plan->num_bases(), c10::Storage(nullptr)),
+      tensors_(s.plan->num_values()) {
   base_[kFrame] = reinterpret_cast<char*>(this);
   const auto& c = s.plan->constants();
   for (size_t i = 0; i < c.size(); ++i)
-    if (c[i].defined()) base_[static_cast<size_t>(s.plan->base_of_const(i))] = static_cast<char*>(const_cast<void*>(c[i].const_data_ptr()));
+    if (c[i].defined())
+      base_[static_cast<size_t>(s.plan->base_of_const(i))] =
+          static_cast<char*>(const_cast<void*>(c[i].const_data_ptr()));
 }
 
 void Frame::rebind(int32_t b) {
@@ -36,8 +43,8 @@ at::Tensor Frame::over_base(int v) {
   c10::Storage& storage = storages_[static_cast<size_t>(o.index)];
   const at::Device device = s_.plan->device();
   if (!storage)
-    storage = c10::Storage(c10::Storage::use_byte_size_t(), size_t{1} << 46, at::DataPtr(base_[static_cast<size_t>(o.index)], device), nullptr,
-                           false);
+    storage = c10::Storage(c10::Storage::use_byte_size_t(), size_t{1} << 46,
+                           at::DataPtr(base_[static_cast<size_t>(o.index)], device), nullptr, false);
   const caffe2::TypeMeta meta = c10::scalarTypeToTypeMeta(to_scalar_type(t.dtype));
   at::Tensor r = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), keys(device), meta);
   r.unsafeGetTensorImpl()->set_storage_offset(o.offset / static_cast<int64_t>(meta.itemsize()));
@@ -73,13 +80,16 @@ at::Tensor& Frame::host_tensor(int v) {
   if (!h && !constant) return tensor(v);
   if (host_tensors_.empty()) host_tensors_.resize(tensors_.size());
   at::Tensor& t = host_tensors_[static_cast<size_t>(v)];
-  if (!t.defined()) t = constant ? s_.plan->host_constants()[static_cast<size_t>(c)] : ints_tensor(*h, s_.types[static_cast<size_t>(v)].dtype);
+  if (!t.defined())
+    t = constant ? s_.plan->host_constants()[static_cast<size_t>(c)]
+                 : ints_tensor(*h, s_.types[static_cast<size_t>(v)].dtype);
   return t;
 }
 
 at::Tensor& Frame::fresh_slot(int v) {
   at::Tensor& t = tensors_[static_cast<size_t>(v)];
-  t = at::empty({0}, at::TensorOptions().dtype(to_scalar_type(s_.types[static_cast<size_t>(v)].dtype)).device(s_.plan->device()));
+  t = at::empty(
+      {0}, at::TensorOptions().dtype(to_scalar_type(s_.types[static_cast<size_t>(v)].dtype)).device(s_.plan->device()));
   return t;
 }
 
@@ -117,7 +127,10 @@ void run_kernel(const KernelArgs& a, char* const* base) {
   for (size_t o = 0; o < no; ++o) {
     const int v = item.first_out + static_cast<int>(o);
     placed[o] = a.sizes->places[static_cast<size_t>(v)] == Place::kBase;
-    out[o] = !(item.wanted >> o & 1) ? nullptr : placed[o] ? &f.tensor(v) : a.sizes->places[static_cast<size_t>(v)] == Place::kSlot ? &f.fresh_slot(v) : nullptr;
+    out[o] = !(item.wanted >> o & 1)                                   ? nullptr
+             : placed[o]                                               ? &f.tensor(v)
+             : a.sizes->places[static_cast<size_t>(v)] == Place::kSlot ? &f.fresh_slot(v)
+                                                                       : nullptr;
   }
   Call call(*item.node, in, ni, out, placed, no, a.sizes->plan->device());
   item.kernel(call);
@@ -129,7 +142,9 @@ struct CopyArgs {
   int64_t bytes;
 };
 
-void run_copy(const CopyArgs& a, char* const* base) { std::memcpy(a.to.ptr<char>(base), a.from.ptr<char>(base), static_cast<size_t>(a.bytes)); }
+void run_copy(const CopyArgs& a, char* const* base) {
+  std::memcpy(a.to.ptr<char>(base), a.from.ptr<char>(base), static_cast<size_t>(a.bytes));
+}
 
 struct TensorCopyArgs {
   const Sizes* sizes;
@@ -158,11 +173,16 @@ void fill(char* to, const int64_t* v, int64_t n) {
 void run_fill(const FillArgs& a, char* const* base) {
   char* to = a.to.ptr<char>(base);
   switch (a.dtype) {
-    case DType::kInt64: return fill<int64_t>(to, a.values, a.n);
-    case DType::kInt32: return fill<int32_t>(to, a.values, a.n);
-    case DType::kFloat: return fill<float>(to, a.values, a.n);
-    case DType::kDouble: return fill<double>(to, a.values, a.n);
-    default: return fill<uint8_t>(to, a.values, a.n);
+    case DType::kInt64:
+      return fill<int64_t>(to, a.values, a.n);
+    case DType::kInt32:
+      return fill<int32_t>(to, a.values, a.n);
+    case DType::kFloat:
+      return fill<float>(to, a.values, a.n);
+    case DType::kDouble:
+      return fill<double>(to, a.values, a.n);
+    default:
+      return fill<uint8_t>(to, a.values, a.n);
   }
 }
 
@@ -189,7 +209,8 @@ void push_kernel_step(Sizes& s, int item, const SmallVec<int, 8>& release) {
     r = static_cast<int*>(s.list.alloc(release.size() * sizeof(int), alignof(int)));
     std::copy(release.begin(), release.end(), r);
   }
-  push(s, run_kernel, KernelArgs{&s.plan->items()[static_cast<size_t>(item)], &s, r, static_cast<int>(release.size())}, item);
+  push(s, run_kernel, KernelArgs{&s.plan->items()[static_cast<size_t>(item)], &s, r, static_cast<int>(release.size())},
+       item);
   s.has_kernels = true;
 }
 

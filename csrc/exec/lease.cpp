@@ -33,7 +33,8 @@ namespace {
 at::Tensor empty(const Type& t, at::Device d) {
   const at::IntArrayRef sizes(t.dims.data(), t.dims.size());
   const at::ScalarType s = to_scalar_type(t.dtype);
-  return d.is_cpu() ? at::Tensor(at::detail::empty_cpu(sizes, s)) : at::empty(sizes, at::TensorOptions().dtype(s).device(d));
+  return d.is_cpu() ? at::Tensor(at::detail::empty_cpu(sizes, s))
+                    : at::empty(sizes, at::TensorOptions().dtype(s).device(d));
 }
 
 }  // namespace

@@ -119,7 +119,9 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
     return;
   }
   wrt_ = j.wrt;
-  std::erase_if(saved_.reached, [&](int a) { return std::find(wrt_.begin(), wrt_.end(), arg_names_[static_cast<size_t>(a)]) == wrt_.end(); });
+  std::erase_if(saved_.reached, [&](int a) {
+    return std::find(wrt_.begin(), wrt_.end(), arg_names_[static_cast<size_t>(a)]) == wrt_.end();
+  });
   seeds_ = j.outputs;
   const Index args = index(arg_names_), outputs_by_name = index(output_names_);
   for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));
@@ -214,7 +216,8 @@ std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {
         }
       }
       if (s.kind == Source::kSeed || s.kind == Source::kOutput) {
-        s.value = f->outputs()[static_cast<size_t>(s.kind == Source::kSeed ? s.index : saved_.outputs[static_cast<size_t>(s.index)])];
+        s.value = f->outputs()[static_cast<size_t>(
+            s.kind == Source::kSeed ? s.index : saved_.outputs[static_cast<size_t>(s.index)])];
       } else if (s.kind == Source::kKept) {
         s.value = f->outputs()[n_outputs_ + static_cast<size_t>(s.index)];
       } else {
@@ -294,11 +297,15 @@ std::shared_ptr<Sizes> DevicePlans::make(const std::vector<int64_t>& key) const 
     bool ok = !declared.has_rank || declared.dims.size() == rank;
     for (size_t k = 0; ok && declared.has_rank && k < rank; ++k) {
       const Dim e = declared.dims[k];
-      if (is_known(e)) ok = e == d[k];
-      else if (e != kAnyDim && dim_expr(e).op == 'n') ok = symbols.try_emplace(e, d[k]).first->second == d[k];
+      if (is_known(e))
+        ok = e == d[k];
+      else if (e != kAnyDim && dim_expr(e).op == 'n')
+        ok = symbols.try_emplace(e, d[k]).first->second == d[k];
     }
     if (!ok)
-      fail(ErrorKind::kShape, "call", "wrong shape of \"" + forward->input_name(i) + "\": got " + to_string(d) + ", expected " + to_string(declared.dims));
+      fail(ErrorKind::kShape, "call",
+           "wrong shape of \"" + forward->input_name(i) + "\": got " + to_string(d) + ", expected " +
+               to_string(declared.dims));
     types.emplace_back(declared.dtype, d);
   }
   return forward->size(types, std::vector<const HostInts*>(types.size()));

@@ -11,7 +11,8 @@ namespace {
 
 at::Tensor tensor_of(const LiteralPtr& l) {
   const std::vector<int64_t> sizes(l->dims().begin(), l->dims().end());
-  return at::from_blob(const_cast<void*>(l->data()), sizes, [l](void*) {}, at::TensorOptions().dtype(to_scalar_type(l->dtype())));
+  return at::from_blob(
+      const_cast<void*>(l->data()), sizes, [l](void*) {}, at::TensorOptions().dtype(to_scalar_type(l->dtype())));
 }
 
 /// Operators without a kernel are replaced by their bodies.
@@ -39,13 +40,14 @@ void Plan::prepare(Graph& g) {
   g.compact();
 }
 
-std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
-                                 const std::vector<Donation>& donations) {
+std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names,
+                                 at::Device device, const std::vector<Donation>& donations) {
   prepare(*graph);
   return make(std::shared_ptr<const Graph>(std::move(graph)), n_outputs, std::move(input_names), device, donations);
 }
 
-std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
+std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_outputs,
+                                 std::vector<std::string> input_names, at::Device device,
                                  const std::vector<Donation>& donations) {
   // Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
   const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks | c10::functorch_transforms_ks |
@@ -120,8 +122,6 @@ int Plan::value_id(std::string_view name) const {
   const auto it = ids_.find(std::string(name));
   return it == ids_.end() ? -1 : it->second;
 }
-
-
 
 const HostInts* Sizes::host(int v) const {
   const int c = v - plan->first_const();

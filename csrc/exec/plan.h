@@ -1,4 +1,5 @@
-// A plan: the immutable program of one graph on one device; Sizes: the same program with known dimensions, places and steps.
+// A plan: the immutable program of one graph on one device; Sizes: the same program with known dimensions, places and
+// steps.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -30,22 +31,24 @@ class Plan : public std::enable_shared_from_this<Plan> {
     const Node* node = nullptr;
     const OpDef* def = nullptr;
     Kernel kernel;
-    int first_out = 0;        // outputs are consecutive values
-    SmallVec<int, 4> in;      // value, -1: absent
-    uint32_t wanted = 0;      // bit o: output o is declared
+    int first_out = 0;    // outputs are consecutive values
+    SmallVec<int, 4> in;  // value, -1: absent
+    uint32_t wanted = 0;  // bit o: output o is declared
   };
 
-  /// An output that replaces an input's elements: both are bound to the same memory, and the output is computed in place where
-  /// every reader of the input has run by then (else it is copied at the end).
+  /// An output that replaces an input's elements: both are bound to the same memory, and the output is computed in
+  /// place where every reader of the input has run by then (else it is copied at the end).
   struct Donation {
     size_t input, output;
   };
   /// `n_outputs`: outputs that the caller receives; the rest of the graph's outputs are kept values.
-  static std::shared_ptr<Plan> make(std::unique_ptr<Graph> graph, size_t n_outputs, std::vector<std::string> input_names, at::Device device,
+  static std::shared_ptr<Plan> make(std::unique_ptr<Graph> graph, size_t n_outputs,
+                                    std::vector<std::string> input_names, at::Device device,
                                     const std::vector<Donation>& donations = {});
   /// The same of a graph that went through prepare() and may be shared between plans.
-  static std::shared_ptr<Plan> make(std::shared_ptr<const Graph> graph, size_t n_outputs, std::vector<std::string> input_names,
-                                    at::Device device, const std::vector<Donation>& donations = {});
+  static std::shared_ptr<Plan> make(std::shared_ptr<const Graph> graph, size_t n_outputs,
+                                    std::vector<std::string> input_names, at::Device device,
+                                    const std::vector<Donation>& donations = {});
   /// Operators without a kernel give way to their bodies.
   static void prepare(Graph& g);
 
@@ -73,7 +76,8 @@ class Plan : public std::enable_shared_from_this<Plan> {
   int32_t base_of_const(size_t i) const { return kFirstInput + static_cast<int32_t>(inputs_.size() + n_outputs_ + i); }
   size_t num_bases() const { return static_cast<size_t>(base_of_const(constants_.size())); }
 
-  /// Sizes for these input types (known dims; kAnyDim only where data-dependent); `ints`: host-known integers of inputs.
+  /// Sizes for these input types (known dims; kAnyDim only where data-dependent); `ints`: host-known integers of
+  /// inputs.
   std::shared_ptr<Sizes> size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const;
   /// Types of all values for these inputs (dims may be symbolic).
   std::vector<Type> infer(const std::vector<Type>& inputs) const;
@@ -104,18 +108,18 @@ struct Sizes {
   explicit Sizes(std::shared_ptr<const Plan> p);
   ~Sizes();
   std::shared_ptr<const Plan> plan;
-  std::vector<Type> types;                      // per value
-  std::vector<std::optional<HostInts>> ints;    // per value, of computed ones
+  std::vector<Type> types;                    // per value
+  std::vector<std::optional<HostInts>> ints;  // per value, of computed ones
   std::vector<Place> places;
   std::vector<Operand> operands;
   StepList list;
-  std::vector<int> step_item;                   // item of each step, -1: copy to an output
+  std::vector<int> step_item;  // item of each step, -1: copy to an output
   int64_t scratch_bytes = 0, kept_bytes = 0;
-  std::vector<uint8_t> by_kernel;               // per step: it goes through ATen
+  std::vector<uint8_t> by_kernel;  // per step: it goes through ATen
   bool has_kernels = false;
   bool any_slot = false;
-  std::vector<int> slot_outputs;                // outputs (indices) that are slots
-  std::vector<int> kept_slots;                  // kept values that are slots
+  std::vector<int> slot_outputs;  // outputs (indices) that are slots
+  std::vector<int> kept_slots;    // kept values that are slots
 
   const HostInts* host(int v) const;
 

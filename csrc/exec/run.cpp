@@ -17,7 +17,7 @@ namespace {
 void loop(const Sizes& s, char* const* base) {
   size_t i = 0;
   try {
-    for (const Step* p = s.list.steps.data(), *end = p + s.list.steps.size(); p != end; ++p, ++i) p->fn(p->args, base);
+    for (const Step *p = s.list.steps.data(), *end = p + s.list.steps.size(); p != end; ++p, ++i) p->fn(p->args, base);
   } catch (const Error&) {
     throw;
   } catch (const c10::Error& e) {

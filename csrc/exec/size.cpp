@@ -120,7 +120,9 @@ class Sizer {
     const Type& t = s_.types[u(v)];
     return numel(t.dims) * static_cast<int64_t>(dtype_size(t.dtype));
   }
-  bool is_const(int v) const { return v >= p_.first_const() && v < p_.first_const() + static_cast<int>(p_.constants().size()); }
+  bool is_const(int v) const {
+    return v >= p_.first_const() && v < p_.first_const() + static_cast<int>(p_.constants().size());
+  }
   bool is_input(int v) const { return v < static_cast<int>(p_.num_inputs()); }
 
   /// Input i needs no data: it is read on the host and known, or only its shape is read.
@@ -208,7 +210,9 @@ class Sizer {
   void view_pieces(const Plan::Item& item) {
     const int src = item.in[0];
     if (!is_static(src)) return;
-    const auto fits = [&](int v) { return !needed_[u(v)] || (is_static(v) && home_[u(v)].output < 0 && !home_[u(v)].kept); };
+    const auto fits = [&](int v) {
+      return !needed_[u(v)] || (is_static(v) && home_[u(v)].output < 0 && !home_[u(v)].kept);
+    };
     const int n = static_cast<int>(item.node->outputs.size());
     for (int o = 0; o < n; ++o)
       if (!fits(item.first_out + o)) return;
@@ -227,8 +231,8 @@ class Sizer {
     int64_t at = 0;
     for (int x : item.in) {
       const int r = root_[u(x)];
-      const bool free = r != p && !is_input(r) && !is_const(r) && !is_host(r) && is_static(r) && !member_[u(r)] && home_[u(r)].output < 0 &&
-                        !home_[u(r)].kept && bytes(r) == bytes(x) && !holds_pieces_[u(r)];
+      const bool free = r != p && !is_input(r) && !is_const(r) && !is_host(r) && is_static(r) && !member_[u(r)] &&
+                        home_[u(r)].output < 0 && !home_[u(r)].kept && bytes(r) == bytes(x) && !holds_pieces_[u(r)];
       if (free) {
         for (int v = 0; v < n_; ++v)
           if (root_[u(v)] == r) {
@@ -310,9 +314,11 @@ class Sizer {
     assign(v, {kScratch, alloc_.take(b)});
   }
 
-  /// May item k write v over the elements of the input x? Nobody reads them later, and k itself only element by element.
+  /// May item k write v over the elements of the input x? Nobody reads them later, and k itself only element by
+  /// element.
   bool may_replace(int x, int v, int k) const {
-    if (!is_static(x) || s_.types[u(x)].dims != s_.types[u(v)].dims || s_.types[u(x)].dtype != s_.types[u(v)].dtype) return false;
+    if (!is_static(x) || s_.types[u(x)].dims != s_.types[u(v)].dims || s_.types[u(x)].dtype != s_.types[u(v)].dtype)
+      return false;
     if (last_use_[u(x)] < k) return true;
     const Plan::Item& item = p_.items()[u(k)];
     if (last_use_[u(x)] > k || !item.def->inplace || v < item.first_out) return false;
@@ -384,7 +390,8 @@ class Sizer {
     if (all_static && item.def->bind && p_.device().is_cpu() && bind(item, k)) return;
     SmallVec<int, 8> drop;
     for (int x : item.in)
-      if (x >= 0 && !is_input(x) && s_.places[u(x)] == Place::kSlot && last_use_[u(root_[u(x)])] == k) drop.push_back(x);
+      if (x >= 0 && !is_input(x) && s_.places[u(x)] == Place::kSlot && last_use_[u(root_[u(x)])] == k)
+        drop.push_back(x);
     push_kernel_step(s_, k, drop);
     s_.by_kernel.resize(s_.list.steps.size(), 0);
     s_.by_kernel.back() = 1;
@@ -428,7 +435,8 @@ class Sizer {
     const Plan::Item& item = p_.items()[u(k)];
     const auto free_if_dead = [&](int v) {
       const int r = root_[u(v)];
-      if (s_.places[u(r)] != Place::kBase || s_.operands[u(r)].index != kScratch || last_use_[u(r)] > k || is_input(r)) return;
+      if (s_.places[u(r)] != Place::kBase || s_.operands[u(r)].index != kScratch || last_use_[u(r)] > k || is_input(r))
+        return;
       if (freed_[u(r)]) return;
       freed_[u(r)] = true;
       if (taken_over_[u(r)]) return;
@@ -460,7 +468,8 @@ class Sizer {
   }
 
   [[noreturn]] void keep_copy(int v) {
-    fail(ErrorKind::kRun, "plan", "a kept value has no place of its own: value " + std::to_string(v) + " of " + p_.graph().name);
+    fail(ErrorKind::kRun, "plan",
+         "a kept value has no place of its own: value " + std::to_string(v) + " of " + p_.graph().name);
   }
 
   struct Home {
@@ -472,7 +481,7 @@ class Sizer {
   const int n_;
   std::vector<bool> host_known_, needed_, executed_;
   std::vector<int> root_, last_use_;
-  std::vector<int64_t> at_;           // bytes from the root's place
+  std::vector<int64_t> at_;                  // bytes from the root's place
   std::vector<bool> member_, holds_pieces_;  // computed inside another value's place; such a place
   std::vector<Home> home_;
   std::vector<bool> taken_over_, freed_;

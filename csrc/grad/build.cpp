@@ -75,7 +75,8 @@ void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Val
     }
     if (!missing.empty())
       fail(ErrorKind::kGradient, "differentiate",
-           "no gradient rule for:" + missing + "; register one with ortmod.register_gradient or take its weights out of wrt");
+           "no gradient rule for:" + missing +
+               "; register one with ortmod.register_gradient or take its weights out of wrt");
     if (changed) {
       g.sort();
       std::erase_if(g.order(), [](const Node* n) { return n->graph == nullptr; });
@@ -114,7 +115,8 @@ class Reverse {
 
   void name(Expr e, const Value* v) {
     Value* x = e.value();
-    if (x->producer && x->producer->origin == Origin::kGradient && x->name.starts_with("v_")) g_.rename(x, v->name + std::string(kSuffix));
+    if (x->producer && x->producer->origin == Origin::kGradient && x->name.starts_with("v_"))
+      g_.rename(x, v->name + std::string(kSuffix));
   }
 
   void visit(Node& n, const Flags& active) {
@@ -171,7 +173,8 @@ class Reverse {
       ok = !is_known(got.dims[k]) || !is_known(want.dims[k]) || got.dims[k] == want.dims[k];
     if (!ok)
       fail(ErrorKind::kGradient, "differentiate",
-           "the gradient rule gives the wrong shape: got " + to_string(got.dims) + ", expected " + to_string(want.dims), n, static_cast<int>(i));
+           "the gradient rule gives the wrong shape: got " + to_string(got.dims) + ", expected " + to_string(want.dims),
+           n, static_cast<int>(i));
   }
 
   static LiteralPtr given_constant(const Node& constant, const Node& n) {
@@ -180,8 +183,10 @@ class Reverse {
     const Attr* given = ref ? n.find(ref->name) : nullptr;
     LiteralPtr literal = given ? constant_value(key, *given) : nullptr;
     if (!literal)
-      fail(ErrorKind::kGradient, "differentiate", "the registered rule reads the attribute \"" + (ref ? ref->name : key) + "\" as " + key +
-           ", which the node does not give so; write it on the node", n);
+      fail(ErrorKind::kGradient, "differentiate",
+           "the registered rule reads the attribute \"" + (ref ? ref->name : key) + "\" as " + key +
+               ", which the node does not give so; write it on the node",
+           n);
     return literal;
   }
 
@@ -190,8 +195,10 @@ class Reverse {
     const Node& n = g.node();
     const size_t ni = rule_inputs(n), no = ni < n.inputs.size() ? n.inputs.size() - ni : n.outputs.size();
     if (rule.inputs.size() > ni + 2 * no)
-      fail(ErrorKind::kGradient, "differentiate", "the registered rule has too many inputs: got " + std::to_string(rule.inputs.size()) +
-           ", expected the operator's inputs, outputs and output gradients (" + std::to_string(ni + 2 * no) + ")", n);
+      fail(ErrorKind::kGradient, "differentiate",
+           "the registered rule has too many inputs: got " + std::to_string(rule.inputs.size()) +
+               ", expected the operator's inputs, outputs and output gradients (" + std::to_string(ni + 2 * no) + ")",
+           n);
     for (size_t i = 0; i < rule.inputs.size(); ++i) {
       Expr e;
       if (i < ni) {
@@ -238,9 +245,11 @@ std::vector<Value*> resolve_wrt(const Graph& g, const std::vector<std::string>& 
   for (const std::string& name : names) {
     Value* v = g.find(name);
     if (!v || v->producer)
-      fail(ErrorKind::kGradient, "differentiate", "no input or initializer \"" + name + "\" in the graph; see its inputs and initializers");
+      fail(ErrorKind::kGradient, "differentiate",
+           "no input or initializer \"" + name + "\" in the graph; see its inputs and initializers");
     if (!is_float(v->type.dtype) && v->type.kind == Kind::kTensor)
-      fail(ErrorKind::kGradient, "differentiate", "\"" + name + "\" is not a float tensor: got " + to_string(v->type) + "; take it out of wrt");
+      fail(ErrorKind::kGradient, "differentiate",
+           "\"" + name + "\" is not a float tensor: got " + to_string(v->type) + "; take it out of wrt");
     r.push_back(v);
   }
   return r;
@@ -257,7 +266,8 @@ std::vector<Value*> resolve_outputs(const Graph& g, const std::vector<std::strin
     Value* v = g.find(name);
     if (!v || !g.is_output(v)) fail(ErrorKind::kGradient, "differentiate", "no output \"" + name + "\" in the graph");
     if (!is_float(v->type.dtype))
-      fail(ErrorKind::kGradient, "differentiate", "output \"" + name + "\" is not a float tensor: got " + to_string(v->type));
+      fail(ErrorKind::kGradient, "differentiate",
+           "output \"" + name + "\" is not a float tensor: got " + to_string(v->type));
     r.push_back(v);
   }
   return r;
@@ -269,7 +279,8 @@ void name_gradient(Graph& g, Value* v, const std::string& want, const Flags& tak
   for (int k = 2;; ++k) {
     Value* other = g.find(name);
     if (other == v) return;
-    const bool part = other && other->producer && other->producer->origin == Origin::kGradient && !taken.contains(other);
+    const bool part =
+        other && other->producer && other->producer->origin == Origin::kGradient && !taken.contains(other);
     if (part) g.rename(other, want + "_part");
     if (part || !other) return g.rename(v, name);
     name = want + "_" + std::to_string(k);
@@ -341,7 +352,9 @@ Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& opti
 
 }  // namespace
 
-Joint differentiate(const Graph& base, const GradientOptions& options) { return differentiate_in(base.clone(), options, &base); }
+Joint differentiate(const Graph& base, const GradientOptions& options) {
+  return differentiate_in(base.clone(), options, &base);
+}
 
 Joint differentiate(std::unique_ptr<Graph> graph, const GradientOptions& options) {
   return differentiate_in(std::move(graph), options, nullptr);

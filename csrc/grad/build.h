@@ -16,7 +16,8 @@ struct GradientOptions {
   enum class Unreachable : uint8_t { kError, kZero, kDrop } unreachable = Unreachable::kError;
 };
 
-/// The joint graph: inputs = those of `g`, then `<output>_grad`; outputs = those of `g`, then `<name>_grad` in the order of wrt.
+/// The joint graph: inputs = those of `g`, then `<output>_grad`; outputs = those of `g`, then `<name>_grad` in the
+/// order of wrt.
 struct Joint {
   std::unique_ptr<Graph> graph;
   size_t num_outputs = 0;            // of `g`
@@ -39,10 +40,12 @@ struct Split {
   std::vector<std::string> kept;    // names, in order (the same in both graphs)
   std::vector<std::string> reads;   // inputs, argument weights and outputs of forward that backward reads, by name
 };
-/// `arguments`: weights that a caller hands to backward again (parameters, buffers); others are copied into backward as constants.
+/// `arguments`: weights that a caller hands to backward again (parameters, buffers); others are copied into backward as
+/// constants.
 Split split(const Joint& joint, const std::vector<std::string>& arguments);
 
-/// Replaces one node by its OpDef::body (or the body registered for its operator); the graph's order must be sorted afterwards.
+/// Replaces one node by its OpDef::body (or the body registered for its operator); the graph's order must be sorted
+/// afterwards.
 bool expand_node(Graph& g, Node* n);
 /// Replaces all nodes of domain `ortmod` by standard operators (for export).
 void expand_bodies(Graph& g);
@@ -52,7 +55,7 @@ std::unique_ptr<Graph> body_of(const Node& n);
 
 /// How far gradients get (for explain()).
 struct Reach {
-  std::string name;    // of a node or weight
+  std::string name;  // of a node or weight
   bool reached = false;
   std::string reason;  // where and why it stops
 };

@@ -42,7 +42,9 @@ std::shared_ptr<const Graph> custom_gradient(const Node& n) {
   return it == table().end() ? nullptr : it->second;
 }
 
-size_t rule_inputs(const Node& n) { return static_cast<size_t>(n.attr("function_inputs", static_cast<int64_t>(n.inputs.size()))); }
+size_t rule_inputs(const Node& n) {
+  return static_cast<size_t>(n.attr("function_inputs", static_cast<int64_t>(n.inputs.size())));
+}
 
 bool returns_gradient(const Node& n, size_t i) {
   return reads_elements(find_op(n), i) && (i < rule_inputs(n) || !custom_gradient(n));

@@ -21,7 +21,8 @@ bool expand_node(Graph& g, Node* n) {
     }
     Value* fresh = out[i].value();
     const std::string name = old->name;
-    const bool is_new = fresh->producer && fresh->producer->graph == &g && !g.is_output(fresh) && fresh->name.starts_with("v_");
+    const bool is_new =
+        fresh->producer && fresh->producer->graph == &g && !g.is_output(fresh) && fresh->name.starts_with("v_");
     if (g.is_output(old) && !is_new) fresh = unary("Identity", out[i]).value();
     if (is_new && old->type.has_rank) {  // what was known of the node's output stays known
       if (!fresh->type.has_rank) fresh->type = old->type;

@@ -38,9 +38,12 @@ std::string obstacle(const Value& start, const std::unordered_set<const Value*>&
         if (support == "yes" && seen.insert(o).second) todo.push_back(o);
       }
       if (!any_useful) continue;
-      if (support == "zero") reason = "stopped by an operator whose gradient is zero" + where(n);
-      else if (support != "yes") reason = support + where(n);
-      else if (!any_float) reason = "stopped by an operator whose output is not a float" + where(n);
+      if (support == "zero")
+        reason = "stopped by an operator whose gradient is zero" + where(n);
+      else if (support != "yes")
+        reason = support + where(n);
+      else if (!any_float)
+        reason = "stopped by an operator whose output is not a float" + where(n);
     }
   }
   if (!reason.empty()) return reason;

@@ -7,7 +7,8 @@ namespace {
 
 class Cutter {
  public:
-  Cutter(const Joint& j, const std::vector<std::string>& arguments) : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()) {
+  Cutter(const Joint& j, const std::vector<std::string>& arguments)
+      : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()) {
     late_.insert(j.seeds.begin(), j.seeds.end());
     for (const Node* n : g_.nodes())
       for (const Value* v : n->inputs)
@@ -84,11 +85,14 @@ class Cutter {
         }
       }
     }
-    std::erase_if(shapes_, [&](const Value* v) { return kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer)); });
+    std::erase_if(shapes_, [&](const Value* v) {
+      return kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer));
+    });
   }
 
   /// Keeps the shape of values of which backward reads nothing else; in backward a stand-in has that shape.
-  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward, std::unordered_map<const Value*, Value*>& map) const {
+  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward,
+                                                           std::unordered_map<const Value*, Value*>& map) const {
     std::vector<std::pair<const Value*, Value*>> r;
     for (const Value* v : ordered(shapes_)) {
       Node* n = forward.add_node(intern("Shape"), {map.at(v)}, 1);
@@ -120,7 +124,8 @@ class Cutter {
     return c;
   }
 
-  void copy_nodes(Graph& to, const std::unordered_set<const Node*>& nodes, std::unordered_map<const Value*, Value*>& map) const {
+  void copy_nodes(Graph& to, const std::unordered_set<const Node*>& nodes,
+                  std::unordered_map<const Value*, Value*>& map) const {
     for (const Node* n : g_.nodes()) {
       if (!nodes.contains(n)) continue;
       for (const Value* v : n->inputs)
@@ -185,7 +190,8 @@ class Cutter {
     for (const Value* v : g_.weights)
       if (args_.contains(v->name)) source(*to, v, map);
     std::unordered_set<const Node*> nodes;
-    std::vector<const Value*> todo(g_.outputs.begin(), g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
+    std::vector<const Value*> todo(g_.outputs.begin(),
+                                   g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
     todo.insert(todo.end(), kept_.begin(), kept_.end());
     todo.insert(todo.end(), shapes_.begin(), shapes_.end());
     while (!todo.empty()) {
@@ -196,7 +202,8 @@ class Cutter {
         if (x) todo.push_back(x);
     }
     copy_nodes(*to, nodes, map);
-    for (size_t i = 0; i < j_.num_outputs; ++i) to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
+    for (size_t i = 0; i < j_.num_outputs; ++i)
+      to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
     for (const Value* v : shapes_)
       if (!v->producer) source(*to, v, map);
     shapes = keep_shapes(*to, map);

@@ -65,8 +65,8 @@ bool optional(Rewrite& r) {
 }
 
 bool is_maker(const Node& n) {
-  return n.is("SplitToSequence") || n.is("SequenceConstruct") || n.is("SequenceInsert") || n.is("SequenceErase") || n.is("SequenceEmpty") ||
-         n.is("Optional");
+  return n.is("SplitToSequence") || n.is("SequenceConstruct") || n.is("SequenceInsert") || n.is("SequenceErase") ||
+         n.is("SequenceEmpty") || n.is("Optional");
 }
 
 void walk(Graph& g) {
@@ -97,16 +97,20 @@ void walk(Graph& g) {
     Node* n = g.order()[i];
     if (is_maker(*n) && n->out() && n->out()->uses.empty() && !g.is_output(n->out())) g.remove(n);
   }
-  g.order().erase(std::remove_if(g.order().begin(), g.order().end(), [](const Node* n) { return n->graph == nullptr; }), g.order().end());
+  g.order().erase(std::remove_if(g.order().begin(), g.order().end(), [](const Node* n) { return n->graph == nullptr; }),
+                  g.order().end());
 }
 
 }  // namespace
 
 LiteralPtr constant_value(std::string_view key, const Attr& value) {
-  const auto of = [&]<class T>(std::string_view name, const T*) { return key == name ? std::get_if<T>(&value) : nullptr; };
+  const auto of = [&]<class T>(std::string_view name, const T*) {
+    return key == name ? std::get_if<T>(&value) : nullptr;
+  };
   if (const auto* l = of("value", static_cast<LiteralPtr*>(nullptr))) return *l;
   if (const auto* l = of("sparse_value", static_cast<LiteralPtr*>(nullptr))) return *l;
-  if (const auto* i = of("value_int", static_cast<int64_t*>(nullptr))) return Literal::copy(DType::kInt64, {}, i, sizeof *i);
+  if (const auto* i = of("value_int", static_cast<int64_t*>(nullptr)))
+    return Literal::copy(DType::kInt64, {}, i, sizeof *i);
   if (const auto* f = of("value_float", static_cast<double*>(nullptr))) return Literal::scalar(DType::kFloat, *f);
   if (const auto* s = of("value_string", static_cast<std::string*>(nullptr))) return Literal::strings({}, {*s});
   if (const auto* list = of("value_ints", static_cast<std::vector<int64_t>*>(nullptr))) return Literal::ints(*list);

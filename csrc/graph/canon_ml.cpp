@@ -11,11 +11,13 @@ LiteralPtr floats(const std::vector<double>& v, Dims dims) {
 
 /// The input as a float32 tensor.
 Value* float_input(Rewrite& r) {
-  return r.in()->type.dtype == DType::kFloat ? r.in() : r.add("Cast", {r.in()}, {{"to", static_cast<int64_t>(DType::kFloat)}});
+  return r.in()->type.dtype == DType::kFloat ? r.in()
+                                             : r.add("Cast", {r.in()}, {{"to", static_cast<int64_t>(DType::kFloat)}});
 }
 
 /// x * coefficients^T + intercepts with coefficients [rows, features]; empty attributes are left out.
-Value* linear(Rewrite& r, Value* x, const std::vector<double>& coefficients, const std::vector<double>& intercepts, int64_t rows) {
+Value* linear(Rewrite& r, Value* x, const std::vector<double>& coefficients, const std::vector<double>& intercepts,
+              int64_t rows) {
   const int64_t n = static_cast<int64_t>(coefficients.size());
   Value* w = r.weight("coefficients", floats(coefficients, Dims{rows, n / rows}));
   if (r.in()->type.rank() == 1) {
@@ -29,9 +31,15 @@ Value* linear(Rewrite& r, Value* x, const std::vector<double>& coefficients, con
 
 void check_sizes(const Node& n, size_t coefficients, size_t intercepts, int64_t rows) {
   if (rows <= 0 || coefficients == 0 || coefficients % static_cast<size_t>(rows) != 0)
-    fail(ErrorKind::kModel, "import", "the number of coefficients does not fit: got " + std::to_string(coefficients) + " for " + std::to_string(rows) + " rows", n);
+    fail(ErrorKind::kModel, "import",
+         "the number of coefficients does not fit: got " + std::to_string(coefficients) + " for " +
+             std::to_string(rows) + " rows",
+         n);
   if (intercepts && intercepts != static_cast<size_t>(rows))
-    fail(ErrorKind::kModel, "import", "the number of intercepts does not fit: got " + std::to_string(intercepts) + " for " + std::to_string(rows) + " rows", n);
+    fail(ErrorKind::kModel, "import",
+         "the number of intercepts does not fit: got " + std::to_string(intercepts) + " for " + std::to_string(rows) +
+             " rows",
+         n);
 }
 
 bool regressor(Rewrite& r) {
@@ -43,9 +51,12 @@ bool regressor(Rewrite& r) {
   check_sizes(n, coefficients.size(), intercepts.size(), targets);
   r.begin();
   Value* y = linear(r, float_input(r), coefficients, intercepts, targets);
-  if (post == "LOGISTIC") r.finish("Sigmoid", {y});
-  else if (post == "SOFTMAX") r.finish("Softmax", {y}, {{"axis", int64_t{1}}});
-  else r.finish("Identity", {y});
+  if (post == "LOGISTIC")
+    r.finish("Sigmoid", {y});
+  else if (post == "SOFTMAX")
+    r.finish("Softmax", {y}, {{"axis", int64_t{1}}});
+  else
+    r.finish("Identity", {y});
   return true;
 }
 
@@ -65,13 +76,15 @@ bool classifier(Rewrite& r) {
   r.begin();
   Value* scores = linear(r, float_input(r), coefficients, intercepts, rows);
   if (one_row) {  // the score of the second class; that of the first is 1 - s, or -s before the logistic function
-    Value* first = post == "LOGISTIC" ? r.add("Neg", {scores})
-                                      : r.add("Sub", {r.graph().add_weight("", Literal::scalar(DType::kFloat, 1)), scores});
+    Value* first = post == "LOGISTIC"
+                       ? r.add("Neg", {scores})
+                       : r.add("Sub", {r.graph().add_weight("", Literal::scalar(DType::kFloat, 1)), scores});
     if (r.wants(0)) {  // the second class wins when its score is positive
       Value* second = r.add("Neg", {scores});
       Value* both = r.add("Concat", {second, scores}, {{"axis", int64_t{1}}});
       Value* index = r.add("ArgMax", {both}, {{"axis", int64_t{1}}, {"keepdims", int64_t{0}}});
-      Value* table = r.weight("classes", words.empty() ? Literal::ints(labels) : Literal::strings(Dims{classes}, words));
+      Value* table =
+          r.weight("classes", words.empty() ? Literal::ints(labels) : Literal::strings(Dims{classes}, words));
       r.finish("Gather", {table, index}, {{"axis", int64_t{0}}}, 0);
     }
     scores = r.add("Concat", {first, scores}, {{"axis", int64_t{1}}});
@@ -81,9 +94,12 @@ bool classifier(Rewrite& r) {
     r.finish("Gather", {table, index}, {{"axis", int64_t{0}}}, 0);
   }
   if (!r.out(1)) return true;
-  if (post == "LOGISTIC") r.finish("Sigmoid", {scores}, {}, 1);
-  else if (post == "SOFTMAX" && !one_row) r.finish("Softmax", {scores}, {{"axis", int64_t{1}}}, 1);
-  else r.finish("Identity", {scores}, {}, 1);
+  if (post == "LOGISTIC")
+    r.finish("Sigmoid", {scores}, {}, 1);
+  else if (post == "SOFTMAX" && !one_row)
+    r.finish("Softmax", {scores}, {{"axis", int64_t{1}}}, 1);
+  else
+    r.finish("Identity", {scores}, {}, 1);
   return true;
 }
 
@@ -92,8 +108,10 @@ bool scaler(Rewrite& r) {
   r.begin();
   Value* x = float_input(r);
   if (!offset.empty()) x = r.add("Sub", {x, r.weight("offset", floats(offset, Dims{static_cast<Dim>(offset.size())}))});
-  if (scale.empty()) r.finish("Identity", {x});
-  else r.finish("Mul", {x, r.weight("scale", floats(scale, Dims{static_cast<Dim>(scale.size())}))});
+  if (scale.empty())
+    r.finish("Identity", {x});
+  else
+    r.finish("Mul", {x, r.weight("scale", floats(scale, Dims{static_cast<Dim>(scale.size())}))});
   return true;
 }
 

@@ -18,7 +18,8 @@ std::optional<int64_t> constant_int(const Value* v) {
 size_t position(int64_t i, size_t n, bool end, const Node& node) {
   const int64_t size = static_cast<int64_t>(n), p = i < 0 ? i + size : i;
   if (p < 0 || p > size || (p == size && !end))
-    fail(ErrorKind::kModel, "import", "index out of range: got " + std::to_string(i) + " for a sequence of " + std::to_string(n), node);
+    fail(ErrorKind::kModel, "import",
+         "index out of range: got " + std::to_string(i) + " for a sequence of " + std::to_string(n), node);
   return static_cast<size_t>(p);
 }
 
@@ -38,7 +39,8 @@ std::optional<std::vector<int64_t>> piece_sizes(const Node& n) {
   if (axis < 0) axis += t.rank();
   if (axis < 0 || axis >= t.rank() || !is_known(t.dims[static_cast<size_t>(axis)])) return std::nullopt;
   const int64_t total = t.dims[static_cast<size_t>(axis)], step = split ? constant_int(split).value_or(0) : 1;
-  if (step <= 0) fail(ErrorKind::kModel, "import", "the size of a piece must be positive: got " + std::to_string(step), n, 1);
+  if (step <= 0)
+    fail(ErrorKind::kModel, "import", "the size of a piece must be positive: got " + std::to_string(step), n, 1);
   if (total / step > kMostPieces) return std::nullopt;
   std::vector<int64_t> sizes;
   for (int64_t at = 0; at < total; at += step) sizes.push_back(std::min(step, total - at));
@@ -48,11 +50,13 @@ std::optional<std::vector<int64_t>> piece_sizes(const Node& n) {
 bool drops_axis(const Node& n) { return !n.in(1) && !n.attr("keepdims", true); }
 
 Value* squeeze(Rewrite& r, Value* v, int64_t axis) {
-  return r.opset() >= 13 ? r.add("Squeeze", {v, r.ints({axis})}) : r.add("Squeeze", {v}, {{"axes", std::vector<int64_t>{axis}}});
+  return r.opset() >= 13 ? r.add("Squeeze", {v, r.ints({axis})})
+                         : r.add("Squeeze", {v}, {{"axes", std::vector<int64_t>{axis}}});
 }
 
 Value* unsqueeze(Rewrite& r, Value* v, int64_t axis) {
-  return r.opset() >= 13 ? r.add("Unsqueeze", {v, r.ints({axis})}) : r.add("Unsqueeze", {v}, {{"axes", std::vector<int64_t>{axis}}});
+  return r.opset() >= 13 ? r.add("Unsqueeze", {v, r.ints({axis})})
+                         : r.add("Unsqueeze", {v}, {{"axes", std::vector<int64_t>{axis}}});
 }
 
 }  // namespace
@@ -96,9 +100,12 @@ void Sequences::split_elements(Rewrite& r, Known& k) {
   const int64_t axis = n.attr("axis", 0);
   Attrs attrs{{"axis", axis}};
   std::vector<Value*> in{n.in(0)};
-  if (r.opset() >= 13) in.push_back(r.ints(*sizes));
-  else attrs.emplace_back("split", *sizes);
-  Node* split = r.graph().add_node(intern("Split"), std::move(in), static_cast<int>(sizes->size()), std::move(attrs), n.name);
+  if (r.opset() >= 13)
+    in.push_back(r.ints(*sizes));
+  else
+    attrs.emplace_back("split", *sizes);
+  Node* split =
+      r.graph().add_node(intern("Split"), std::move(in), static_cast<int>(sizes->size()), std::move(attrs), n.name);
   split->metadata = n.metadata;
   k.listed = true;
   k.elements = split->outputs;
@@ -125,7 +132,8 @@ bool Sequences::read(Rewrite& r) {
     } else if (length) {
       const int64_t size = static_cast<int64_t>(k.elements.size());
       r.begin();
-      r.alias(r.graph().add_weight(r.out()->name + ".value", Literal::scalar(DType::kInt64, static_cast<double>(size))));
+      r.alias(
+          r.graph().add_weight(r.out()->name + ".value", Literal::scalar(DType::kInt64, static_cast<double>(size))));
     } else {
       if (k.elements.empty()) return false;
       const int64_t axis = n.attr("axis", 0);
@@ -146,7 +154,10 @@ bool Sequences::read(Rewrite& r) {
   Value* x = split.in(0);
   r.begin();
   if (r.opset() < 10) {
-    r.finish("Slice", {x}, {{"axes", std::vector<int64_t>{axis}}, {"starts", std::vector<int64_t>{begin}}, {"ends", std::vector<int64_t>{end}}});
+    r.finish("Slice", {x},
+             {{"axes", std::vector<int64_t>{axis}},
+              {"starts", std::vector<int64_t>{begin}},
+              {"ends", std::vector<int64_t>{end}}});
     return true;
   }
   std::vector<Value*> in{x, r.ints({begin}), r.ints({end}), r.ints({axis})};
@@ -155,8 +166,10 @@ bool Sequences::read(Rewrite& r) {
     return true;
   }
   Value* piece = r.add("Slice", std::move(in));
-  if (r.opset() >= 13) r.finish("Squeeze", {piece, r.ints({axis})});
-  else r.finish("Squeeze", {piece}, {{"axes", std::vector<int64_t>{axis}}});
+  if (r.opset() >= 13)
+    r.finish("Squeeze", {piece, r.ints({axis})});
+  else
+    r.finish("Squeeze", {piece}, {{"axes", std::vector<int64_t>{axis}}});
   return true;
 }
 

@@ -15,9 +15,12 @@ std::string where(const Node& n, int input) {
   return s + ")";
 }
 
-void fail(ErrorKind kind, const std::string& stage, const std::string& what) { throw Error(kind, "[" + stage + "] " + what); }
+void fail(ErrorKind kind, const std::string& stage, const std::string& what) {
+  throw Error(kind, "[" + stage + "] " + what);
+}
 
-void fail(ErrorKind kind, const std::string& stage, const std::string& what, const Node& node, int input, const std::string& advice) {
+void fail(ErrorKind kind, const std::string& stage, const std::string& what, const Node& node, int input,
+          const std::string& advice) {
   throw Error(kind, "[" + stage + "] " + what + where(node, input) + (advice.empty() ? "" : "; " + advice));
 }
 

@@ -22,7 +22,7 @@ struct Node;
 std::string where(const Node& node, int input = -1);
 
 [[noreturn]] void fail(ErrorKind kind, const std::string& stage, const std::string& what);
-[[noreturn]] void fail(ErrorKind kind, const std::string& stage, const std::string& what, const Node& node, int input = -1,
-                       const std::string& advice = "");
+[[noreturn]] void fail(ErrorKind kind, const std::string& stage, const std::string& what, const Node& node,
+                       int input = -1, const std::string& advice = "");
 
 }  // namespace ortmod

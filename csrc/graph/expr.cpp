@@ -45,9 +45,12 @@ Expr Builder::int_scalar(int64_t v) {
   return wrap(slot);
 }
 
-Expr Builder::literal(LiteralPtr l, std::string_view name) { return wrap(g_.add_weight(name.empty() ? "const" : name, std::move(l))); }
+Expr Builder::literal(LiteralPtr l, std::string_view name) {
+  return wrap(g_.add_weight(name.empty() ? "const" : name, std::move(l)));
+}
 
-std::vector<Expr> Builder::multi(std::string_view domain, std::string_view name, std::vector<Expr> in, int n_outputs, Attrs attrs) {
+std::vector<Expr> Builder::multi(std::string_view domain, std::string_view name, std::vector<Expr> in, int n_outputs,
+                                 Attrs attrs) {
   std::vector<Value*> values;
   for (const Expr& e : in) values.push_back(e.value());
   while (!values.empty() && !values.back()) values.pop_back();
@@ -120,7 +123,8 @@ Expr like(Expr x, double v) { return x.builder().scalar(v, x.dtype()); }
 
 namespace {
 
-/// Zeros of the shape of x, which must be a float tensor, whatever it holds: opset 7 has neither Expand nor ConstantOfShape.
+/// Zeros of the shape of x, which must be a float tensor, whatever it holds: opset 7 has neither Expand nor
+/// ConstantOfShape.
 Expr zeros_by_comparison(Expr x) { return cast(less(x, x), x.dtype()); }
 
 }  // namespace
@@ -195,7 +199,8 @@ Expr expand(Expr x, Expr shape) {
   Builder& b = x.builder();
   if (b.opset() >= 8) return b.op("Expand", {x, shape});
   const Type& t = shape.type();
-  if (t.rank() != 1 || !is_known(t.dims[0])) fail(ErrorKind::kGradient, "build", "expanding to an unknown rank needs opset 8: got 7");
+  if (t.rank() != 1 || !is_known(t.dims[0]))
+    fail(ErrorKind::kGradient, "build", "expanding to an unknown rank needs opset 8: got 7");
   const std::vector<int64_t> ones(static_cast<size_t>(t.dims[0]), 1);
   return x + b.op("Tile", {reshape(like(x, 0), ones), shape});
 }
@@ -219,7 +224,9 @@ Expr with_axes(std::string_view op, Expr x, const std::vector<int64_t>& axes, At
 
 }  // namespace
 
-Expr unsqueeze(Expr x, const std::vector<int64_t>& axes) { return axes.empty() ? x : with_axes("Unsqueeze", x, axes, {}); }
+Expr unsqueeze(Expr x, const std::vector<int64_t>& axes) {
+  return axes.empty() ? x : with_axes("Unsqueeze", x, axes, {});
+}
 Expr squeeze(Expr x, const std::vector<int64_t>& axes) { return axes.empty() ? x : with_axes("Squeeze", x, axes, {}); }
 
 Expr reduce(std::string_view op, Expr x, const std::vector<int64_t>& axes, bool keepdims) {
@@ -231,12 +238,14 @@ Expr concat(const std::vector<Expr>& x, int64_t axis) {
   return x[0].builder().op("Concat", x, {{"axis", axis}});
 }
 
-Expr slice(Expr x, const std::vector<int64_t>& starts, const std::vector<int64_t>& ends, const std::vector<int64_t>& axes,
-           const std::vector<int64_t>& steps) {
+Expr slice(Expr x, const std::vector<int64_t>& starts, const std::vector<int64_t>& ends,
+           const std::vector<int64_t>& axes, const std::vector<int64_t>& steps) {
   Builder& b = x.builder();
-  if (b.opset() >= 10) return slice(x, b.ints(starts), b.ints(ends), b.ints(axes), steps.empty() ? Expr() : b.ints(steps));
+  if (b.opset() >= 10)
+    return slice(x, b.ints(starts), b.ints(ends), b.ints(axes), steps.empty() ? Expr() : b.ints(steps));
   for (int64_t s : steps)
-    if (s != 1) fail(ErrorKind::kGradient, "build", "Slice with steps needs opset 10: got " + std::to_string(b.opset()));
+    if (s != 1)
+      fail(ErrorKind::kGradient, "build", "Slice with steps needs opset 10: got " + std::to_string(b.opset()));
   return b.op("Slice", {x}, {{"starts", starts}, {"ends", ends}, {"axes", axes}});
 }
 
@@ -278,6 +287,8 @@ std::vector<Expr> fused_multi(std::string_view name, std::vector<Expr> in, int n
   fail(ErrorKind::kGradient, "build", "a fused node needs an input");
 }
 
-Expr fused(std::string_view name, std::vector<Expr> in, Attrs attrs) { return fused_multi(name, std::move(in), 1, std::move(attrs))[0]; }
+Expr fused(std::string_view name, std::vector<Expr> in, Attrs attrs) {
+  return fused_multi(name, std::move(in), 1, std::move(attrs))[0];
+}
 
 }  // namespace ortmod

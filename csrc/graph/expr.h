@@ -49,7 +49,8 @@ class Builder {
   Expr literal(LiteralPtr l, std::string_view name = "");
 
   Expr op(std::string_view name, std::vector<Expr> in, Attrs attrs = {});
-  std::vector<Expr> multi(std::string_view domain, std::string_view name, std::vector<Expr> in, int n_outputs, Attrs attrs = {});
+  std::vector<Expr> multi(std::string_view domain, std::string_view name, std::vector<Expr> in, int n_outputs,
+                          Attrs attrs = {});
 
  private:
   Graph& g_;
@@ -111,9 +112,9 @@ Expr transpose(Expr x, std::vector<int64_t> perm);
 /// Swaps the last two axes (rank must be known, >= 2).
 Expr swap_last(Expr x);
 
-Expr shape(Expr x);               // int64, 1-D
-Expr dim(Expr x, int64_t axis);   // int64, 1-D of one element
-Expr size(Expr x);                // int64 scalar
+Expr shape(Expr x);              // int64, 1-D
+Expr dim(Expr x, int64_t axis);  // int64, 1-D of one element
+Expr size(Expr x);               // int64 scalar
 Expr reshape(Expr x, Expr shape);
 Expr reshape(Expr x, const std::vector<int64_t>& shape);
 /// The exact target shape: a zero in it is a size, not a copied dimension.
@@ -126,15 +127,22 @@ Expr unsqueeze(Expr x, const std::vector<int64_t>& axes);
 Expr squeeze(Expr x, const std::vector<int64_t>& axes);
 /// Reductions over `axes` (empty: all); axes are an attribute or an input as the opset wants.
 Expr reduce(std::string_view op, Expr x, const std::vector<int64_t>& axes, bool keepdims);
-inline Expr reduce_sum(Expr x, const std::vector<int64_t>& axes, bool keepdims) { return reduce("ReduceSum", x, axes, keepdims); }
-inline Expr reduce_mean(Expr x, const std::vector<int64_t>& axes, bool keepdims) { return reduce("ReduceMean", x, axes, keepdims); }
-inline Expr reduce_max(Expr x, const std::vector<int64_t>& axes, bool keepdims) { return reduce("ReduceMax", x, axes, keepdims); }
+inline Expr reduce_sum(Expr x, const std::vector<int64_t>& axes, bool keepdims) {
+  return reduce("ReduceSum", x, axes, keepdims);
+}
+inline Expr reduce_mean(Expr x, const std::vector<int64_t>& axes, bool keepdims) {
+  return reduce("ReduceMean", x, axes, keepdims);
+}
+inline Expr reduce_max(Expr x, const std::vector<int64_t>& axes, bool keepdims) {
+  return reduce("ReduceMax", x, axes, keepdims);
+}
 Expr concat(const std::vector<Expr>& x, int64_t axis);
-Expr slice(Expr x, const std::vector<int64_t>& starts, const std::vector<int64_t>& ends, const std::vector<int64_t>& axes,
-           const std::vector<int64_t>& steps = {});
+Expr slice(Expr x, const std::vector<int64_t>& starts, const std::vector<int64_t>& ends,
+           const std::vector<int64_t>& axes, const std::vector<int64_t>& steps = {});
 Expr slice(Expr x, Expr starts, Expr ends, Expr axes, Expr steps = {});  // opset >= 10
 Expr gather(Expr x, Expr indices, int64_t axis);
-/// Sums dy over the axes that broadcasting added or stretched, so that the result has the shape of x. x itself gives only its shape.
+/// Sums dy over the axes that broadcasting added or stretched, so that the result has the shape of x. x itself gives
+/// only its shape.
 Expr sum_to(Expr dy, Expr x);
 /// A node of domain ortmod, which carries a body of standard ONNX operators (OpDef::expand).
 Expr fused(std::string_view name, std::vector<Expr> in, Attrs attrs = {});

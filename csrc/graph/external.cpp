@@ -13,7 +13,8 @@ namespace ortmod {
 namespace {
 
 [[noreturn]] void refuse(const std::string& what, const std::string& location, const std::string& tensor) {
-  fail(ErrorKind::kModel, "import", what + ": external data \"" + shown(location) + "\" of tensor \"" + shown(tensor) + "\"");
+  fail(ErrorKind::kModel, "import",
+       what + ": external data \"" + shown(location) + "\" of tensor \"" + shown(tensor) + "\"");
 }
 
 struct Fd {
@@ -34,12 +35,14 @@ ExternalFiles::Range map_fd(int fd, size_t size) {
   if (size == 0) return {nullptr, "", 0};
   void* p = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
   if (p == MAP_FAILED) return {};
-  return {std::shared_ptr<const void>(p, [size](const void* q) { munmap(const_cast<void*>(q), size); }), static_cast<const char*>(p), size};
+  return {std::shared_ptr<const void>(p, [size](const void* q) { munmap(const_cast<void*>(q), size); }),
+          static_cast<const char*>(p), size};
 }
 
 /// Opens `location` below `base` without following any link.
 Fd open_contained(const std::string& base, const std::string& location, const std::string& tensor) {
-  if (location.empty() || location.find('\0') != std::string::npos) refuse("the location is empty or not a path", location, tensor);
+  if (location.empty() || location.find('\0') != std::string::npos)
+    refuse("the location is empty or not a path", location, tensor);
   if (location[0] == '/' || location[0] == '\\' || (location.size() > 1 && location[1] == ':'))
     refuse("the location is absolute, expected a path below the model's folder", location, tensor);
   Fd dir(open(base.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -70,7 +73,8 @@ Fd open_contained(const std::string& base, const std::string& location, const st
 
 }  // namespace
 
-ExternalFiles::Range ExternalFiles::map(const std::string& location, int64_t offset, int64_t length, const std::string& tensor) {
+ExternalFiles::Range ExternalFiles::map(const std::string& location, int64_t offset, int64_t length,
+                                        const std::string& tensor) {
   if (base_dir_.empty())
     refuse("a model given as bytes has no folder to read from (give a path, or hand the tensor in)", location, tensor);
   auto it = files_.find(location);
@@ -86,17 +90,20 @@ ExternalFiles::Range ExternalFiles::map(const std::string& location, int64_t off
   const Range& f = it->second;
   const size_t start = static_cast<size_t>(offset);
   if (start > f.size || (length >= 0 && static_cast<size_t>(length) > f.size - start))
-    refuse("the file is too short: got " + std::to_string(f.size) + " bytes, expected offset " + std::to_string(offset) + " and length " +
-               std::to_string(length),
+    refuse("the file is too short: got " + std::to_string(f.size) + " bytes, expected offset " +
+               std::to_string(offset) + " and length " + std::to_string(length),
            location, tensor);
   return {f.owner, f.data + start, length >= 0 ? static_cast<size_t>(length) : f.size - start};
 }
 
 ExternalFiles::Range map_file(const std::string& path) {
   const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd < 0) fail(ErrorKind::kModel, "import", "the file \"" + shown(path) + "\" cannot be opened (" + std::strerror(errno) + ")");
+  if (file.fd < 0)
+    fail(ErrorKind::kModel, "import",
+         "the file \"" + shown(path) + "\" cannot be opened (" + std::strerror(errno) + ")");
   struct stat st {};
-  if (fstat(file.fd, &st) != 0 || !S_ISREG(st.st_mode)) fail(ErrorKind::kModel, "import", "\"" + shown(path) + "\" is not a regular file");
+  if (fstat(file.fd, &st) != 0 || !S_ISREG(st.st_mode))
+    fail(ErrorKind::kModel, "import", "\"" + shown(path) + "\" is not a regular file");
   ExternalFiles::Range r = map_fd(file.fd, static_cast<size_t>(st.st_size));
   if (!r.data) fail(ErrorKind::kModel, "import", "the file \"" + shown(path) + "\" cannot be mapped");
   return r;

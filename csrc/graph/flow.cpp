@@ -27,8 +27,10 @@ bool is_root_of_mean(const Value* v, bool reciprocal) {
   for (int i = 0; v && v->producer && i < kFarthest; ++i) {
     const Node& n = *v->producer;
     if (n.is("ReduceMean")) return root;
-    if (n.is("Sqrt")) root = true;
-    else if (n.is("Pow") && reciprocal) root = true;
+    if (n.is("Sqrt"))
+      root = true;
+    else if (n.is("Pow") && reciprocal)
+      root = true;
     else if (n.is("Div") && reciprocal && n.in(0) && n.in(0)->is_constant()) {
       v = n.in(1);
       continue;
@@ -56,8 +58,9 @@ bool is_static(const Value* v, int depth) {
 
 bool Flow::is_view(const Node& n, int i) {
   if (i != 0 || !n.op->domain.empty()) return false;
-  static const std::unordered_set<std::string> kViews{"Transpose", "Reshape", "Cast",    "CastLike", "Identity", "Unsqueeze",
-                                                      "Squeeze",   "Flatten", "Slice",   "Split",    "Expand"};
+  static const std::unordered_set<std::string> kViews{"Transpose", "Reshape",   "Cast",    "CastLike",
+                                                      "Identity",  "Unsqueeze", "Squeeze", "Flatten",
+                                                      "Slice",     "Split",     "Expand"};
   return kViews.contains(n.op->name) || (n.op->name == "Gather" && is_static(n.in(1), 0));
 }
 
@@ -141,10 +144,14 @@ bool Flow::leads_to_sine_and_cosine(const Value* v) const {
     const Value* x = todo.back();
     todo.pop_back();
     for (const Use& u : x->uses) {
-      if (u.node->is("Sin")) sine = true;
-      else if (u.node->is("Cos")) cosine = true;
-      else if (u.node->is("Shape")) continue;
-      else if (!is_view(*u.node, u.index) && !u.node->is("Concat")) return false;
+      if (u.node->is("Sin"))
+        sine = true;
+      else if (u.node->is("Cos"))
+        cosine = true;
+      else if (u.node->is("Shape"))
+        continue;
+      else if (!is_view(*u.node, u.index) && !u.node->is("Concat"))
+        return false;
       else
         for (const Value* o : u.node->outputs)
           if (o && seen.insert(o).second) todo.push_back(o);
@@ -166,11 +173,13 @@ bool is_sinusoidal(const Literal& l) {
     const double first = l.at(j), second = l.at(columns + j);
     const bool cosine = std::abs(first - 1) < tolerance;
     if ((!cosine && std::abs(first) > tolerance) || std::abs(second) > 1 + tolerance) return false;
-    const double clamped = std::fmax(-1, std::fmin(1, second)), frequency = cosine ? std::acos(clamped) : std::asin(clamped);
+    const double clamped = std::fmax(-1, std::fmin(1, second)),
+                 frequency = cosine ? std::acos(clamped) : std::asin(clamped);
     moves |= std::abs(frequency) > 0.1;
     // An error of the estimate grows with the row: near 1 the arc cosine is coarse, so the slow columns allow more.
     for (int64_t i = 2; i < checked; ++i) {
-      const double angle = static_cast<double>(i) * frequency, x = l.at(i * columns + j), slack = std::fmin(0.5, static_cast<double>(i) * tolerance);
+      const double angle = static_cast<double>(i) * frequency, x = l.at(i * columns + j),
+                   slack = std::fmin(0.5, static_cast<double>(i) * tolerance);
       if (std::abs((cosine ? std::cos(angle) : std::sin(angle)) - x) > tolerance + slack) return false;
     }
   }

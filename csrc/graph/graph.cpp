@@ -195,7 +195,8 @@ void Graph::compact(const std::unordered_set<const Value*>* keep) {
   std::erase_if(nodes_, [](const std::unique_ptr<Node>& n) { return n->graph == nullptr; });
   std::unordered_set<const Value*> kept(inputs.begin(), inputs.end());
   kept.insert(outputs.begin(), outputs.end());
-  std::erase_if(weights, [&](const Value* v) { return v->uses.empty() && !kept.contains(v) && !(keep && keep->contains(v)); });
+  std::erase_if(weights,
+                [&](const Value* v) { return v->uses.empty() && !kept.contains(v) && !(keep && keep->contains(v)); });
   kept.insert(weights.begin(), weights.end());
   std::erase_if(values_, [&](const std::unique_ptr<Value>& v) {
     if (v->producer || !v->uses.empty() || kept.contains(v.get())) return false;

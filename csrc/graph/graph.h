@@ -33,8 +33,9 @@ inline Op intern(std::string_view name) { return intern("", name); }
 struct AttrRef {
   std::string name;
 };
-using Attr = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>,
-                          LiteralPtr, std::shared_ptr<Graph>, std::vector<std::shared_ptr<Graph>>, AttrRef, Type>;
+using Attr =
+    std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>,
+                 LiteralPtr, std::shared_ptr<Graph>, std::vector<std::shared_ptr<Graph>>, AttrRef, Type>;
 using Attrs = std::vector<std::pair<std::string, Attr>>;
 
 /// Integer elements known without running (a shape, axes, an index); elements may be symbolic dimensions.
@@ -56,8 +57,9 @@ struct Value {
   int output_index = 0;
   std::vector<Use> uses;
   std::shared_ptr<const HostInts> host;  // elements known at import, of a computed value
-  LiteralPtr literal;  // of an initializer or constant (or the default of an input)
-  std::vector<std::pair<std::string, std::string>> metadata;  // of its value_info (exporters write there what a weight was)
+  LiteralPtr literal;                    // of an initializer or constant (or the default of an input)
+  std::vector<std::pair<std::string, std::string>>
+      metadata;  // of its value_info (exporters write there what a weight was)
   Graph* graph = nullptr;
   bool is_constant() const { return literal && !producer; }
 };
@@ -66,7 +68,7 @@ enum class Origin : uint8_t { kForward, kGradient, kRecomputed };
 
 struct Node {
   Op op = nullptr;
-  int version = 0;  // opset of its domain
+  int version = 0;              // opset of its domain
   std::vector<Value*> inputs;   // null: absent optional input
   std::vector<Value*> outputs;  // null: not wanted
   Attrs attrs;
@@ -91,7 +93,9 @@ struct Node {
   bool has(std::string_view key) const { return find(key) != nullptr; }
 
   bool is(std::string_view op_name) const { return op->domain.empty() && op->name == op_name; }
-  bool is(std::string_view domain, std::string_view op_name) const { return op->domain == domain && op->name == op_name; }
+  bool is(std::string_view domain, std::string_view op_name) const {
+    return op->domain == domain && op->name == op_name;
+  }
   Value* in(size_t i) const { return i < inputs.size() ? inputs[i] : nullptr; }
   Value* out(size_t i = 0) const { return i < outputs.size() ? outputs[i] : nullptr; }
 };
@@ -124,7 +128,8 @@ class Graph {
 
   /// Appends; outputs are given or made (n_outputs unnamed values).
   Node* add_node(Op op, std::vector<Value*> inputs, int n_outputs = 1, Attrs attrs = {}, std::string_view name = "");
-  Node* add_node(Op op, std::vector<Value*> inputs, std::vector<Value*> outputs, Attrs attrs = {}, std::string_view name = "");
+  Node* add_node(Op op, std::vector<Value*> inputs, std::vector<Value*> outputs, Attrs attrs = {},
+                 std::string_view name = "");
   void set_input(Node* n, int i, Value* v);
   void add_input_to(Node* n, Value* v);
   /// Redirects every use (graph outputs too) of `from` to `to`.
@@ -133,7 +138,8 @@ class Graph {
   void remove(Node* n);
   /// The same for a node that no value lists as its user any more (removing many at once).
   void drop(Node* n);
-  /// Drops removed nodes and values nobody refers to; O(nodes + values). Weights in `keep` stay though nobody reads them.
+  /// Drops removed nodes and values nobody refers to; O(nodes + values). Weights in `keep` stay though nobody reads
+  /// them.
   void compact(const std::unordered_set<const Value*>* keep = nullptr);
   /// Orders nodes topologically, stable; a cycle is a ModelError that names its nodes.
   void sort();
@@ -145,7 +151,8 @@ class Graph {
 
   /// Deep copy; `map` receives old value -> new value.
   std::unique_ptr<Graph> clone(std::unordered_map<const Value*, Value*>* map = nullptr, Graph* parent = nullptr) const;
-  /// Copies one node into this graph with inputs mapped through `map` (missing keys: the same value, for outer scope); extends `map` by its outputs.
+  /// Copies one node into this graph with inputs mapped through `map` (missing keys: the same value, for outer scope);
+  /// extends `map` by its outputs.
   Node* copy_node(const Node& n, std::unordered_map<const Value*, Value*>& map);
 
  private:
@@ -158,7 +165,8 @@ class Graph {
   std::unordered_map<std::string, int> name_counts_;
 };
 
-/// Structural check: order, arity of links, unique names, types of outputs. Throws ModelError naming `stage` and the node.
+/// Structural check: order, arity of links, unique names, types of outputs. Throws ModelError naming `stage` and the
+/// node.
 void verify(const Graph& g, std::string_view stage);
 /// The graph as ONNX text (weights beyond a few elements abbreviated).
 std::string to_text(const Graph& g);

@@ -54,33 +54,53 @@ T load(const void* p, int64_t i) {
 template <class R>
 R element(DType t, const void* p, int64_t i) {
   switch (t) {
-    case DType::kFloat: return static_cast<R>(load<float>(p, i));
-    case DType::kDouble: return static_cast<R>(load<double>(p, i));
-    case DType::kHalf: return static_cast<R>(half_to_float(load<uint16_t>(p, i)));
-    case DType::kBFloat16: return static_cast<R>(bf16_to_float(load<uint16_t>(p, i)));
-    case DType::kInt64: return static_cast<R>(load<int64_t>(p, i));
-    case DType::kInt32: return static_cast<R>(load<int32_t>(p, i));
-    case DType::kInt16: return static_cast<R>(load<int16_t>(p, i));
-    case DType::kInt8: return static_cast<R>(load<int8_t>(p, i));
-    case DType::kUInt64: return static_cast<R>(load<uint64_t>(p, i));
-    case DType::kUInt32: return static_cast<R>(load<uint32_t>(p, i));
-    case DType::kUInt16: return static_cast<R>(load<uint16_t>(p, i));
-    case DType::kUInt8: return static_cast<R>(load<uint8_t>(p, i));
-    case DType::kBool: return static_cast<R>(load<uint8_t>(p, i) != 0);
-    default: fail(ErrorKind::kType, "literal", "no numeric value of an element of type " + std::string(dtype_name(t)));
+    case DType::kFloat:
+      return static_cast<R>(load<float>(p, i));
+    case DType::kDouble:
+      return static_cast<R>(load<double>(p, i));
+    case DType::kHalf:
+      return static_cast<R>(half_to_float(load<uint16_t>(p, i)));
+    case DType::kBFloat16:
+      return static_cast<R>(bf16_to_float(load<uint16_t>(p, i)));
+    case DType::kInt64:
+      return static_cast<R>(load<int64_t>(p, i));
+    case DType::kInt32:
+      return static_cast<R>(load<int32_t>(p, i));
+    case DType::kInt16:
+      return static_cast<R>(load<int16_t>(p, i));
+    case DType::kInt8:
+      return static_cast<R>(load<int8_t>(p, i));
+    case DType::kUInt64:
+      return static_cast<R>(load<uint64_t>(p, i));
+    case DType::kUInt32:
+      return static_cast<R>(load<uint32_t>(p, i));
+    case DType::kUInt16:
+      return static_cast<R>(load<uint16_t>(p, i));
+    case DType::kUInt8:
+      return static_cast<R>(load<uint8_t>(p, i));
+    case DType::kBool:
+      return static_cast<R>(load<uint8_t>(p, i) != 0);
+    default:
+      fail(ErrorKind::kType, "literal", "no numeric value of an element of type " + std::string(dtype_name(t)));
   }
 }
 
 }  // namespace
 
 Literal::Literal(DType dtype, Dims dims, std::shared_ptr<const void> owner, const void* data, size_t bytes)
-    : dtype_(dtype), dims_(std::move(dims)), numel_(ortmod::numel(dims_)), owner_(std::move(owner)), data_(data), bytes_(bytes) {}
+    : dtype_(dtype),
+      dims_(std::move(dims)),
+      numel_(ortmod::numel(dims_)),
+      owner_(std::move(owner)),
+      data_(data),
+      bytes_(bytes) {}
 
 LiteralPtr Literal::copy(DType dtype, Dims dims, const void* data, size_t bytes) {
   constexpr size_t kAlign = 64;
   void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t(kAlign));
   if (bytes) std::memcpy(p, data, bytes);
-  std::shared_ptr<const void> owner(p, [](const void* q) { ::operator delete(const_cast<void*>(q), std::align_val_t(kAlign)); });
+  std::shared_ptr<const void> owner(
+      p, [](const void* q) { ::operator delete(const_cast<void*>(q), std::align_val_t(kAlign)); });
   return std::make_shared<const Literal>(dtype, std::move(dims), std::move(owner), p, bytes);
 }
 
@@ -97,20 +117,34 @@ LiteralPtr Literal::ints(const std::vector<int64_t>& v) {
 LiteralPtr Literal::scalar(DType t, double v, Dims dims) {
   const auto make = [&](auto x) { return copy(t, std::move(dims), &x, sizeof(x)); };
   switch (t) {
-    case DType::kFloat: return make(static_cast<float>(v));
-    case DType::kDouble: return make(v);
-    case DType::kHalf: return make(float_to_half(static_cast<float>(v)));
-    case DType::kBFloat16: return make(float_to_bf16(static_cast<float>(v)));
-    case DType::kInt64: return make(static_cast<int64_t>(v));
-    case DType::kInt32: return make(static_cast<int32_t>(v));
-    case DType::kInt16: return make(static_cast<int16_t>(v));
-    case DType::kInt8: return make(static_cast<int8_t>(v));
-    case DType::kUInt64: return make(static_cast<uint64_t>(v));
-    case DType::kUInt32: return make(static_cast<uint32_t>(v));
-    case DType::kUInt16: return make(static_cast<uint16_t>(v));
-    case DType::kUInt8: return make(static_cast<uint8_t>(v));
-    case DType::kBool: return make(static_cast<uint8_t>(v != 0));
-    default: fail(ErrorKind::kType, "literal", "no scalar of type " + std::string(dtype_name(t)));
+    case DType::kFloat:
+      return make(static_cast<float>(v));
+    case DType::kDouble:
+      return make(v);
+    case DType::kHalf:
+      return make(float_to_half(static_cast<float>(v)));
+    case DType::kBFloat16:
+      return make(float_to_bf16(static_cast<float>(v)));
+    case DType::kInt64:
+      return make(static_cast<int64_t>(v));
+    case DType::kInt32:
+      return make(static_cast<int32_t>(v));
+    case DType::kInt16:
+      return make(static_cast<int16_t>(v));
+    case DType::kInt8:
+      return make(static_cast<int8_t>(v));
+    case DType::kUInt64:
+      return make(static_cast<uint64_t>(v));
+    case DType::kUInt32:
+      return make(static_cast<uint32_t>(v));
+    case DType::kUInt16:
+      return make(static_cast<uint16_t>(v));
+    case DType::kUInt8:
+      return make(static_cast<uint8_t>(v));
+    case DType::kBool:
+      return make(static_cast<uint8_t>(v != 0));
+    default:
+      fail(ErrorKind::kType, "literal", "no scalar of type " + std::string(dtype_name(t)));
   }
 }
 

@@ -12,13 +12,15 @@ namespace ortmod {
 class Literal {
  public:
   Literal() = default;
-  /// Takes shared bytes in row-major little-endian order; `owner` keeps them alive (a file mapping, a tensor, a vector).
+  /// Takes shared bytes in row-major little-endian order; `owner` keeps them alive (a file mapping, a tensor, a
+  /// vector).
   Literal(DType dtype, Dims dims, std::shared_ptr<const void> owner, const void* data, size_t bytes);
   /// Copies `bytes` from `data`.
   static std::shared_ptr<const Literal> copy(DType dtype, Dims dims, const void* data, size_t bytes);
   static std::shared_ptr<const Literal> strings(Dims dims, std::vector<std::string> values);
-  static std::shared_ptr<const Literal> ints(const std::vector<int64_t>& values);      // int64, 1-D
-  static std::shared_ptr<const Literal> scalar(DType dtype, double value, Dims dims = {});  // one element of any numeric type
+  static std::shared_ptr<const Literal> ints(const std::vector<int64_t>& values);  // int64, 1-D
+  static std::shared_ptr<const Literal> scalar(DType dtype, double value,
+                                               Dims dims = {});  // one element of any numeric type
 
   DType dtype() const { return dtype_; }
   const Dims& dims() const { return dims_; }

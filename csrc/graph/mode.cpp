@@ -1,4 +1,5 @@
-// Train and eval: BatchNormalization and Dropout switched; training BatchNormalization is one node of our own in every opset.
+// Train and eval: BatchNormalization and Dropout switched; training BatchNormalization is one node of our own in every
+// opset.
 #include "graph/mode.h"
 
 #include <algorithm>
@@ -13,7 +14,8 @@ constexpr int kBatchNormSwitch = 14;
 
 class Switch {
  public:
-  Switch(Graph& g, bool training, bool top, const std::unordered_set<std::string>& frozen) : g_(g), training_(training), top_(top), frozen_(frozen) {}
+  Switch(Graph& g, bool training, bool top, const std::unordered_set<std::string>& frozen)
+      : g_(g), training_(training), top_(top), frozen_(frozen) {}
 
   void run() {
     std::vector<Node*> old;
@@ -67,8 +69,10 @@ class Switch {
     Value* dropped = typed(r.add("Less", {draw, number(ratio, t)}), flags);
     Value* kept = typed(r.add("Cast", {typed(r.add("Not", {dropped}), flags)}, {{"to", static_cast<int64_t>(t)}}), x);
     if (r.wants(1)) {
-      if (n.version >= 10) r.finish("Not", {dropped}, {}, 1);
-      else r.finish("Identity", {kept}, {}, 1);
+      if (n.version >= 10)
+        r.finish("Not", {dropped}, {}, 1);
+      else
+        r.finish("Identity", {kept}, {}, 1);
     }
     Value* scaled = typed(r.add("Mul", {r.in(), number(ratio < 1 ? 1 / (1 - ratio) : 0, t)}), x);
     r.finish("Mul", {scaled, kept});
@@ -103,20 +107,24 @@ class Switch {
     for (size_t i = 1; i < n.outputs.size(); ++i)
       if (Value* v = n.outputs[i]) {
         if (!v->uses.empty() || g_.is_output(v))
-          fail(ErrorKind::kModel, "mode", "statistics of the batch \"" + v->name + "\" are used, so that there is no inference form", n);
+          fail(ErrorKind::kModel, "mode",
+               "statistics of the batch \"" + v->name + "\" are used, so that there is no inference form", n);
         v->producer = nullptr;
       }
     n.outputs.resize(1);
   }
 
-  /// ortmod::BatchNormTrain of any opset. Its running variance takes that of the population the batch was drawn from, n / (n - 1) of the
-  /// batch's, as torch does and ONNX does not: a node whose statistics the model itself reads stays beside it. A statistic that is a weight
-  /// is written out beside the node, new = old * momentum + batch * (1 - momentum): gradients do not depend on what is updated in place.
+  /// ortmod::BatchNormTrain of any opset. Its running variance takes that of the population the batch was drawn from, n
+  /// / (n - 1) of the batch's, as torch does and ONNX does not: a node whose statistics the model itself reads stays
+  /// beside it. A statistic that is a weight is written out beside the node, new = old * momentum + batch * (1 -
+  /// momentum): gradients do not depend on what is updated in place.
   void training_norm(Rewrite& r, Node& n) {
-    if (!n.attr("spatial", true)) fail(ErrorKind::kUnsupportedOp, "mode", "training with spatial=0 is not supported", n);
+    if (!n.attr("spatial", true))
+      fail(ErrorKind::kUnsupportedOp, "mode", "training with spatial=0 is not supported", n);
     const bool stays = r.wants(1) || r.wants(2);
     for (size_t k = n.version >= kBatchNormSwitch ? 3 : 1; k < 5; ++k)
-      if (r.wants(k)) fail(ErrorKind::kUnsupportedOp, "mode", "statistics of the batch \"" + r.out(k)->name + "\" are used", n);
+      if (r.wants(k))
+        fail(ErrorKind::kUnsupportedOp, "mode", "statistics of the batch \"" + r.out(k)->name + "\" are used", n);
     Attrs attrs;
     for (const char* key : {"epsilon", "momentum"})
       if (const Attr* a = n.find(key)) attrs.emplace_back(key, *a);
@@ -165,7 +173,8 @@ void copy_statistics(Graph& g) {
   g.order().clear();
   int64_t count = 0;
   for (Node* n : old) {
-    const bool training = n->is("BatchNormalization") && n->version >= kBatchNormSwitch && n->attr("training_mode", false);
+    const bool training =
+        n->is("BatchNormalization") && n->version >= kBatchNormSwitch && n->attr("training_mode", false);
     if (training && n->in(0)->type.has_rank && n->in(3)->is_constant() && n->in(4)->is_constant()) {
       std::vector<int64_t> axes{0};
       for (int64_t i = 2; i < n->in(0)->type.rank(); ++i) axes.push_back(i);
@@ -180,7 +189,8 @@ void copy_statistics(Graph& g) {
       none.dims[0] = 0;
       Value* nothing = add("Slice", {n->in(0), at, at, g.add_weight("", Literal::ints({0}))}, none);
       const Type statistic = n->in(3)->type;
-      Value* zero = add("ReduceSum", {nothing, g.add_weight("", Literal::ints(axes))}, statistic, {{"keepdims", int64_t{0}}});
+      Value* zero =
+          add("ReduceSum", {nothing, g.add_weight("", Literal::ints(axes))}, statistic, {{"keepdims", int64_t{0}}});
       g.set_input(n, 3, add("Add", {n->in(3), zero}, statistic));
       g.set_input(n, 4, add("Sub", {n->in(4), zero}, statistic));
     }

@@ -9,7 +9,9 @@ const T* typed(const Node& n, std::string_view key, const char* expected) {
   const Attr* a = n.find(key);
   if (!a) return nullptr;
   const T* v = std::get_if<T>(a);
-  if (!v) fail(ErrorKind::kModel, "import", "attribute \"" + std::string(key) + "\" has the wrong type: expected " + expected, n);
+  if (!v)
+    fail(ErrorKind::kModel, "import", "attribute \"" + std::string(key) + "\" has the wrong type: expected " + expected,
+         n);
   return v;
 }
 

@@ -17,7 +17,8 @@ constexpr int kMaxGraphDepth = 32;
 
 std::string label(const onnx::NodeProto& p) {
   const std::string name = !p.name().empty() ? p.name() : p.output_size() ? p.output(0) : std::string();
-  return " (node \"" + shown(name) + "\" " + (p.domain().empty() ? "ai.onnx" : shown(p.domain())) + "::" + shown(p.op_type()) + ")";
+  return " (node \"" + shown(name) + "\" " + (p.domain().empty() ? "ai.onnx" : shown(p.domain())) +
+         "::" + shown(p.op_type()) + ")";
 }
 
 /// The kind of an attribute; old files do not state it.
@@ -53,24 +54,34 @@ Attr ModelReader::read_attr(onnx::AttributeProto& a, const Place& at, const std:
   if ((kind == onnx::AttributeProto::GRAPH || kind == onnx::AttributeProto::GRAPHS) && at.depth >= kMaxGraphDepth)
     bad("sub-graphs are nested deeper than " + std::to_string(kMaxGraphDepth) + what);
   switch (kind) {
-    case onnx::AttributeProto::FLOAT: return static_cast<double>(a.f());
-    case onnx::AttributeProto::INT: return static_cast<int64_t>(a.i());
-    case onnx::AttributeProto::STRING: return a.s();
-    case onnx::AttributeProto::FLOATS: return std::vector<double>(a.floats().begin(), a.floats().end());
-    case onnx::AttributeProto::INTS: return std::vector<int64_t>(a.ints().begin(), a.ints().end());
-    case onnx::AttributeProto::STRINGS: return std::vector<std::string>(a.strings().begin(), a.strings().end());
+    case onnx::AttributeProto::FLOAT:
+      return static_cast<double>(a.f());
+    case onnx::AttributeProto::INT:
+      return static_cast<int64_t>(a.i());
+    case onnx::AttributeProto::STRING:
+      return a.s();
+    case onnx::AttributeProto::FLOATS:
+      return std::vector<double>(a.floats().begin(), a.floats().end());
+    case onnx::AttributeProto::INTS:
+      return std::vector<int64_t>(a.ints().begin(), a.ints().end());
+    case onnx::AttributeProto::STRINGS:
+      return std::vector<std::string>(a.strings().begin(), a.strings().end());
     case onnx::AttributeProto::TENSOR:
       if (!a.has_t()) bad("the attribute holds no tensor" + what);
       return tensors_.read(*a.mutable_t(), movable, a.t().name().empty() ? a.name() : a.t().name());
-    case onnx::AttributeProto::SPARSE_TENSOR: return tensors_.read(*a.mutable_sparse_tensor(), a.name());
-    case onnx::AttributeProto::TYPE_PROTO: return read_type(a.tp(), a.name());
-    case onnx::AttributeProto::GRAPH: return std::shared_ptr<Graph>(read_graph(*a.mutable_g(), &at, at.depth + 1));
+    case onnx::AttributeProto::SPARSE_TENSOR:
+      return tensors_.read(*a.mutable_sparse_tensor(), a.name());
+    case onnx::AttributeProto::TYPE_PROTO:
+      return read_type(a.tp(), a.name());
+    case onnx::AttributeProto::GRAPH:
+      return std::shared_ptr<Graph>(read_graph(*a.mutable_g(), &at, at.depth + 1));
     case onnx::AttributeProto::GRAPHS: {
       std::vector<std::shared_ptr<Graph>> list;
       for (auto& g : *a.mutable_graphs()) list.push_back(read_graph(g, &at, at.depth + 1));
       return list;
     }
-    default: bad("the attribute has no value of a kind that is supported" + what);
+    default:
+      bad("the attribute has no value of a kind that is supported" + what);
   }
 }
 
@@ -88,7 +99,9 @@ Attrs ModelReader::read_attrs(onnx::NodeProto& p, const Place& at) {
       attrs.emplace_back(a.name(), AttrRef{a.ref_attr_name()});
       continue;
     }
-    if (!at.frame) bad("the attribute \"" + shown(a.name()) + "\" refers to an attribute of a function, but stands outside of functions" + label(p));
+    if (!at.frame)
+      bad("the attribute \"" + shown(a.name()) +
+          "\" refers to an attribute of a function, but stands outside of functions" + label(p));
     const auto it = at.frame->attrs.find(a.ref_attr_name());
     if (it == at.frame->attrs.end()) continue;  // not given by the caller and without default: absent
     attrs.emplace_back(a.name(), read_attr(*it->second.attr, *it->second.place, label(p), false));
@@ -120,8 +133,10 @@ void ModelReader::read_constant(onnx::NodeProto& p, const Place& at) {
 
 void mark_function(Op function, bool marked) {
   std::lock_guard lock(marks_mutex);
-  if (marked) marks().insert(function);
-  else marks().erase(function);
+  if (marked)
+    marks().insert(function);
+  else
+    marks().erase(function);
 }
 
 void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::vector<Value*> inputs, const Place& at) {
@@ -131,16 +146,21 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     if (++calls >= kMaxCallDepth) bad("functions are nested deeper than " + std::to_string(kMaxCallDepth) + label(p));
   }
   if (static_cast<int>(inputs.size()) > f.input_size())
-    bad("wrong number of inputs of the function: got " + std::to_string(inputs.size()) + ", expected at most " + std::to_string(f.input_size()) + label(p));
+    bad("wrong number of inputs of the function: got " + std::to_string(inputs.size()) + ", expected at most " +
+        std::to_string(f.input_size()) + label(p));
   if (p.output_size() > f.output_size())
-    bad("wrong number of outputs of the function: got " + std::to_string(p.output_size()) + ", expected at most " + std::to_string(f.output_size()) + label(p));
-  const std::string call = !p.name().empty() ? p.name() : p.output_size() && !p.output(0).empty() ? p.output(0) : f.name();
+    bad("wrong number of outputs of the function: got " + std::to_string(p.output_size()) + ", expected at most " +
+        std::to_string(f.output_size()) + label(p));
+  const std::string call = !p.name().empty()                         ? p.name()
+                           : p.output_size() && !p.output(0).empty() ? p.output(0)
+                                                                     : f.name();
   Frame frame{&f, at.frame, at.depth, (at.frame ? at.frame->prefix : std::string()) + call + "/", {}, {}, {}};
   for (const auto& o : f.opset_import()) {
     const std::string domain = o.domain() == "ai.onnx" ? std::string() : o.domain();
     const int newest = newest_opset(domain);
     if (o.version() < 1 || (newest && o.version() > newest))
-      bad("opset " + std::to_string(o.version()) + " of " + (domain.empty() ? "ai.onnx" : shown(domain)) + " is not known (function \"" + shown(f.name()) + "\")");
+      bad("opset " + std::to_string(o.version()) + " of " + (domain.empty() ? "ai.onnx" : shown(domain)) +
+          " is not known (function \"" + shown(f.name()) + "\")");
     frame.opsets[domain] = static_cast<int>(o.version());
   }
   for (auto& a : *f.mutable_attribute_proto()) frame.attrs[a.name()] = {&a, &at};
@@ -148,15 +168,18 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     if (a.ref_attr_name().empty()) {
       frame.attrs[a.name()] = {&a, &at};
     } else if (at.frame) {
-      if (const auto it = at.frame->attrs.find(a.ref_attr_name()); it != at.frame->attrs.end()) frame.attrs[a.name()] = it->second;
+      if (const auto it = at.frame->attrs.find(a.ref_attr_name()); it != at.frame->attrs.end())
+        frame.attrs[a.name()] = it->second;
     } else {
-      bad("the attribute \"" + shown(a.name()) + "\" refers to an attribute of a function, but stands outside of functions" + label(p));
+      bad("the attribute \"" + shown(a.name()) +
+          "\" refers to an attribute of a function, but stands outside of functions" + label(p));
     }
   }
   Scope scope;
   for (int i = 0; i < f.input_size(); ++i) {
     Value* v = static_cast<size_t>(i) < inputs.size() ? inputs[static_cast<size_t>(i)] : nullptr;
-    if (f.input(i).empty() || !scope.names.emplace(f.input(i), v).second) bad("the function \"" + shown(f.name()) + "\" names its inputs wrongly");
+    if (f.input(i).empty() || !scope.names.emplace(f.input(i), v).second)
+      bad("the function \"" + shown(f.name()) + "\" names its inputs wrongly");
   }
   const std::string domain = f.domain() == "ai.onnx" ? std::string() : f.domain();
   const bool marked = is_marked(intern(domain, f.name()));
@@ -176,7 +199,9 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
     const std::string& name = wanted[static_cast<size_t>(i)];
     if (name.empty()) continue;
     const auto it = scope.names.find(f.output(i));
-    if (it == scope.names.end()) bad("output \"" + shown(f.output(i)) + "\" of the function \"" + shown(f.name()) + "\" is not computed by any node");
+    if (it == scope.names.end())
+      bad("output \"" + shown(f.output(i)) + "\" of the function \"" + shown(f.name()) +
+          "\" is not computed by any node");
     if (!it->second) bad("output \"" + shown(f.output(i)) + "\" of the function is an absent input" + label(p));
     Value* v = it->second;
     if (marked) {

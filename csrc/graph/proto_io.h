@@ -20,7 +20,8 @@ namespace ortmod {
 std::string shown(std::string_view text);
 bool is_utf8(std::string_view text);
 
-/// Files with external data below one folder, each mapped once. Paths that leave the folder, links and short files are ModelErrors.
+/// Files with external data below one folder, each mapped once. Paths that leave the folder, links and short files are
+/// ModelErrors.
 class ExternalFiles {
  public:
   explicit ExternalFiles(std::string base_dir) : base_dir_(std::move(base_dir)) {}

@@ -24,7 +24,8 @@ std::string normal_domain(const std::string& d) { return d == "ai.onnx" ? std::s
 
 std::string label(const onnx::NodeProto& p) {
   const std::string name = !p.name().empty() ? p.name() : p.output_size() ? p.output(0) : std::string();
-  return " (node \"" + shown(name) + "\" " + (p.domain().empty() ? "ai.onnx" : shown(p.domain())) + "::" + shown(p.op_type()) + ")";
+  return " (node \"" + shown(name) + "\" " + (p.domain().empty() ? "ai.onnx" : shown(p.domain())) +
+         "::" + shown(p.op_type()) + ")";
 }
 
 void check_text(const std::string& text, const char* what) {
@@ -64,7 +65,11 @@ std::string shown(std::string_view text) {
 bool is_utf8(std::string_view t) {
   for (size_t i = 0; i < t.size();) {
     const unsigned char c = static_cast<unsigned char>(t[i]);
-    const size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    const size_t n = c < 0x80                ? 1
+                     : c >= 0xc2 && c < 0xe0 ? 2
+                     : c >= 0xe0 && c < 0xf0 ? 3
+                     : c >= 0xf0 && c < 0xf5 ? 4
+                                             : 0;
     if (n == 0 || i + n > t.size()) return false;
     uint32_t code = n == 1 ? c : c & (0xffu >> (n + 1));
     for (size_t k = 1; k < n; ++k) {
@@ -72,7 +77,9 @@ bool is_utf8(std::string_view t) {
       if ((d & 0xc0) != 0x80) return false;
       code = code << 6 | (d & 0x3f);
     }
-    if ((n == 3 && (code < 0x800 || (code >= 0xd800 && code < 0xe000))) || (n == 4 && (code < 0x10000 || code > 0x10ffff))) return false;
+    if ((n == 3 && (code < 0x800 || (code >= 0xd800 && code < 0xe000))) ||
+        (n == 4 && (code < 0x10000 || code > 0x10ffff)))
+      return false;
     i += n;
   }
   return true;
@@ -97,13 +104,15 @@ void ModelReader::read_opsets() {
     check_text(domain, "a domain");
     const int newest = newest_opset(domain);
     const std::string named = domain.empty() ? "ai.onnx" : shown(domain);
-    if (o.version() < 1 || o.version() > INT_MAX) bad("opset " + std::to_string(o.version()) + " of " + named + " does not exist");
+    if (o.version() < 1 || o.version() > INT_MAX)
+      bad("opset " + std::to_string(o.version()) + " of " + named + " does not exist");
     if (newest && o.version() > newest)
-      bad("opset " + std::to_string(o.version()) + " of " + named + " is not known: expected at most " + std::to_string(newest) +
+      bad("opset " + std::to_string(o.version()) + " of " + named + " is not known: expected at most " +
+          std::to_string(newest) +
           "; convert the model with onnx.version_converter or install a newer onnx and rebuild");
     if (domain.empty() && o.version() < kOldestOpset)
-      bad("opset " + std::to_string(o.version()) + " of ai.onnx is too old: expected at least " + std::to_string(kOldestOpset) +
-          "; convert the model with onnx.version_converter");
+      bad("opset " + std::to_string(o.version()) + " of ai.onnx is too old: expected at least " +
+          std::to_string(kOldestOpset) + "; convert the model with onnx.version_converter");
     const auto [it, added] = opsets_.emplace(domain, static_cast<int>(o.version()));
     if (!added && it->second != o.version()) bad("two versions of the operator set " + named + " are imported");
   }
@@ -142,14 +151,16 @@ std::unique_ptr<Graph> ModelReader::read() {
   if (!model_.has_graph()) bad("the model has no graph (empty, or not an ONNX model)");
   if (model_.ir_version() < 1) bad("the model states no IR version");
   if (model_.ir_version() > newest_ir_version())
-    bad("IR version " + std::to_string(model_.ir_version()) + " is not known: expected at most " + std::to_string(newest_ir_version()));
+    bad("IR version " + std::to_string(model_.ir_version()) + " is not known: expected at most " +
+        std::to_string(newest_ir_version()));
   auto placeholder = std::make_unique<Graph>();
   root_ = placeholder.get();
   read_opsets();
   collect_functions();
   std::unique_ptr<Graph> g = read_graph(*model_.mutable_graph(), nullptr, 0);
   for (const auto& [name, literal] : tensors_.given)
-    if (const Value* v = g->find(name); !v || !v->literal) bad("a tensor was handed in for \"" + shown(name) + "\", which is no initializer of the model");
+    if (const Value* v = g->find(name); !v || !v->literal)
+      bad("a tensor was handed in for \"" + shown(name) + "\", which is no initializer of the model");
   return g;
 }
 
@@ -219,7 +230,8 @@ void ModelReader::read_values(onnx::GraphProto& p, const Place& at) {
     if (initialized.contains(v.name())) continue;
     if (at.depth == 0 && !v.has_type() && !keep_references_) bad("input \"" + shown(v.name()) + "\" has no type");
     check_text(v.name(), "a name");
-    Value* made = at.graph->add_input(graph_name(v.name(), at, ""), v.has_type() ? read_type(v.type(), v.name()) : Type());
+    Value* made =
+        at.graph->add_input(graph_name(v.name(), at, ""), v.has_type() ? read_type(v.type(), v.name()) : Type());
     made->metadata = metadata(v.metadata_props());
     at.scope->names[v.name()] = made;
   }
@@ -237,7 +249,8 @@ void ModelReader::read_outputs(onnx::GraphProto& p, const Place& at) {
   if (p.output_size() == 0 && at.depth == 0) bad("the graph has no outputs");
   for (auto& o : *p.mutable_output()) {
     Value* v = nullptr;
-    if (o.name().empty() || !at.scope->find(o.name(), &v) || !v) bad("output \"" + shown(o.name()) + "\" of the graph is not computed by any node");
+    if (o.name().empty() || !at.scope->find(o.name(), &v) || !v)
+      bad("output \"" + shown(o.name()) + "\" of the graph is not computed by any node");
     if (v->graph != at.graph) {
       // An outer value as the result of a sub-graph: named here, so that links within the sub-graph say all.
       Value* copy = at.graph->add_value(fresh(v->name), v->type);
@@ -247,7 +260,9 @@ void ModelReader::read_outputs(onnx::GraphProto& p, const Place& at) {
     if (o.has_type() && v->type.dtype != DType::kUndefined && v->literal) {
       const Type declared = read_type(o.type(), o.name());
       if (declared.dtype != DType::kUndefined && declared.dtype != v->type.dtype)
-        fail(ErrorKind::kModel, "import", "output \"" + shown(o.name()) + "\" is declared as " + to_string(declared) + ", but is " + to_string(v->type));
+        fail(ErrorKind::kModel, "import",
+             "output \"" + shown(o.name()) + "\" is declared as " + to_string(declared) + ", but is " +
+                 to_string(v->type));
     }
     at.graph->outputs.push_back(v);
   }
@@ -273,12 +288,14 @@ int ModelReader::version(const onnx::NodeProto& p, const Place& at) {
   const Opsets& opsets = at.frame ? at.frame->opsets : opsets_;
   const auto it = opsets.find(domain);
   if (it == opsets.end())
-    bad("the domain \"" + (domain.empty() ? "ai.onnx" : shown(domain)) + "\" is not declared in opset_import" + label(p));
+    bad("the domain \"" + (domain.empty() ? "ai.onnx" : shown(domain)) + "\" is not declared in opset_import" +
+        label(p));
   if (!at.frame) return it->second;
   const int outer = root_->opsets.emplace(domain, it->second).first->second;
   if (since_version(domain, p.op_type(), it->second) != since_version(domain, p.op_type(), outer))
-    bad("the function \"" + shown(at.frame->function->name()) + "\" imports another opset than the model, in which this operator differs: got " +
-        std::to_string(it->second) + ", expected " + std::to_string(outer) + label(p));
+    bad("the function \"" + shown(at.frame->function->name()) +
+        "\" imports another opset than the model, in which this operator differs: got " + std::to_string(it->second) +
+        ", expected " + std::to_string(outer) + label(p));
   return outer;
 }
 
@@ -286,8 +303,9 @@ void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at
   onnx::NodeProto& p = *nodes[index];
   if (++nodes_read_ > kMaxNodes) bad("the model has more than " + std::to_string(kMaxNodes) + " nodes" + label(p));
   if (at.frame && ++nodes_inlined_ > kMaxInlined)
-    bad("functions that call functions give more than " + std::to_string(kMaxInlined) + " nodes when they are inlined (function \"" +
-        shown(at.frame->function->name()) + "\")" + label(p) + "; write fewer calls");
+    bad("functions that call functions give more than " + std::to_string(kMaxInlined) +
+        " nodes when they are inlined (function \"" + shown(at.frame->function->name()) + "\")" + label(p) +
+        "; write fewer calls");
   if (p.op_type().empty()) bad("a node has no operator" + label(p));
   check_text(p.name(), "a node's name");
   check_text(p.op_type(), "an operator");
@@ -313,7 +331,9 @@ void ModelReader::undefined(const NodeList& nodes, size_t index, const std::stri
   for (size_t i = 0; i < nodes.size(); ++i)
     for (const std::string& o : nodes[i]->output()) producer.emplace(o, i);
   const auto it = producer.find(name);
-  if (it == producer.end()) bad("input \"" + shown(name) + "\" is not defined: no input, initializer or node has this name" + label(*nodes[index]));
+  if (it == producer.end())
+    bad("input \"" + shown(name) + "\" is not defined: no input, initializer or node has this name" +
+        label(*nodes[index]));
   std::vector<size_t> parent(nodes.size(), nodes.size()), stack{it->second};
   std::vector<bool> seen(nodes.size());
   seen[it->second] = true;
@@ -324,7 +344,9 @@ void ModelReader::undefined(const NodeList& nodes, size_t index, const std::stri
       std::string path;
       int shown_nodes = 0;
       for (size_t k = i; k < nodes.size() && shown_nodes < 6; k = parent[k], ++shown_nodes)
-        path += (path.empty() ? "\"" : " <- \"") + shown(!nodes[k]->name().empty() || !nodes[k]->output_size() ? nodes[k]->name() : nodes[k]->output(0)) + "\"";
+        path += (path.empty() ? "\"" : " <- \"") +
+                shown(!nodes[k]->name().empty() || !nodes[k]->output_size() ? nodes[k]->name() : nodes[k]->output(0)) +
+                "\"";
       bad("the graph has a cycle through " + path + label(*nodes[index]));
     }
     for (const std::string& in : nodes[i]->input())
@@ -334,20 +356,23 @@ void ModelReader::undefined(const NodeList& nodes, size_t index, const std::stri
         stack.push_back(from->second);
       }
   }
-  bad("the nodes are not sorted: input \"" + shown(name) + "\" is computed by a later node \"" + shown(nodes[it->second]->name()) + "\"" +
-      label(*nodes[index]) + "; write the nodes in the order of computation");
+  bad("the nodes are not sorted: input \"" + shown(name) + "\" is computed by a later node \"" +
+      shown(nodes[it->second]->name()) + "\"" + label(*nodes[index]) + "; write the nodes in the order of computation");
 }
 
 namespace {
 
 void parse(std::string_view bytes, onnx::ModelProto& model) {
   if (bytes.empty()) bad("the model is empty (0 bytes)");
-  if (bytes.size() > INT_MAX) bad("the model is larger than 2 GiB: got " + std::to_string(bytes.size()) + " bytes; keep its tensors as external data");
+  if (bytes.size() > INT_MAX)
+    bad("the model is larger than 2 GiB: got " + std::to_string(bytes.size()) +
+        " bytes; keep its tensors as external data");
   google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   google::protobuf::io::CodedInputStream coded(&stream);
   coded.SetRecursionLimit(kParseDepth);
   if (!model.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
-    bad("the bytes are not an ONNX model (truncated, damaged, or another format): got " + std::to_string(bytes.size()) + " bytes");
+    bad("the bytes are not an ONNX model (truncated, damaged, or another format): got " + std::to_string(bytes.size()) +
+        " bytes");
 }
 
 }  // namespace
@@ -371,7 +396,9 @@ std::unique_ptr<Graph> from_file(const std::string& path) {
   const ExternalFiles::Range file = map_file(path);
   if (file.size == 0) bad("the file \"" + shown(path) + "\" is empty");
   const size_t slash = path.rfind('/');
-  return from_bytes({file.data, file.size}, slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash));
+  return from_bytes({file.data, file.size}, slash == std::string::npos ? "."
+                                            : slash == 0               ? "/"
+                                                                       : path.substr(0, slash));
 }
 
 }  // namespace ortmod

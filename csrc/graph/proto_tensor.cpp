@@ -27,16 +27,20 @@ int64_t packed(DType t) {
   switch (t) {
     case DType::kInt4:
     case DType::kUInt4:
-    case DType::kFloat4E2M1: return 2;
+    case DType::kFloat4E2M1:
+      return 2;
     case DType::kInt2:
-    case DType::kUInt2: return 4;
-    default: return 0;
+    case DType::kUInt2:
+      return 4;
+    default:
+      return 0;
   }
 }
 
 template <class List>
 Dims read_dims(const List& list, const std::string& what) {
-  if (list.size() > kMaxRank) bad("rank " + std::to_string(list.size()) + " is beyond " + std::to_string(kMaxRank), what);
+  if (list.size() > kMaxRank)
+    bad("rank " + std::to_string(list.size()) + " is beyond " + std::to_string(kMaxRank), what);
   Dims d;
   for (const int64_t x : list) {
     if (x < 0) bad("a dimension is negative: got " + std::to_string(x), what);
@@ -69,46 +73,67 @@ int64_t parse_count(const std::string& text, const std::string& key, const std::
   return v;
 }
 
-LiteralPtr read_external(onnx::TensorProto& t, DType dtype, const Dims& dims, size_t bytes, ExternalFiles& files, const std::string& what) {
+LiteralPtr read_external(onnx::TensorProto& t, DType dtype, const Dims& dims, size_t bytes, ExternalFiles& files,
+                         const std::string& what) {
   std::string location;
   int64_t offset = 0, length = -1;
   for (const auto& e : t.external_data()) {
-    if (e.key() == "location") location = e.value();
-    else if (e.key() == "offset") offset = parse_count(e.value(), "offset", what);
-    else if (e.key() == "length") length = parse_count(e.value(), "length", what);
-    else if (e.key() != "checksum" && e.key() != "basepath") bad("unknown key of external data \"" + shown(e.key()) + "\"", what);
+    if (e.key() == "location")
+      location = e.value();
+    else if (e.key() == "offset")
+      offset = parse_count(e.value(), "offset", what);
+    else if (e.key() == "length")
+      length = parse_count(e.value(), "length", what);
+    else if (e.key() != "checksum" && e.key() != "basepath")
+      bad("unknown key of external data \"" + shown(e.key()) + "\"", what);
   }
   if (length >= 0 && static_cast<size_t>(length) != bytes)
-    bad("external data has the wrong length: got " + std::to_string(length) + " bytes, expected " + std::to_string(bytes), what);
+    bad("external data has the wrong length: got " + std::to_string(length) + " bytes, expected " +
+            std::to_string(bytes),
+        what);
   const ExternalFiles::Range r = files.map(location, offset, static_cast<int64_t>(bytes), what);
-  if (!r.owner || reinterpret_cast<uintptr_t>(r.data) % std::max<size_t>(1, dtype_size(dtype)) != 0) return Literal::copy(dtype, dims, r.data, bytes);
+  if (!r.owner || reinterpret_cast<uintptr_t>(r.data) % std::max<size_t>(1, dtype_size(dtype)) != 0)
+    return Literal::copy(dtype, dims, r.data, bytes);
   return std::make_shared<const Literal>(dtype, dims, r.owner, r.data, bytes);
 }
 
 template <class To, class List>
 LiteralPtr convert(DType t, const Dims& dims, const List& list, int64_t expected, const std::string& what) {
   if (list.size() != expected)
-    bad("wrong number of elements: got " + std::to_string(list.size()) + ", expected " + std::to_string(expected) + " for " + to_string(dims), what);
+    bad("wrong number of elements: got " + std::to_string(list.size()) + ", expected " + std::to_string(expected) +
+            " for " + to_string(dims),
+        what);
   std::vector<To> v(static_cast<size_t>(expected));
   for (int i = 0; i < list.size(); ++i) v[static_cast<size_t>(i)] = static_cast<To>(list.Get(i));
   return Literal::copy(t, dims, v.data(), v.size() * sizeof(To));
 }
 
-LiteralPtr read_typed(const onnx::TensorProto& t, DType dtype, const Dims& dims, int64_t n, size_t bytes, const std::string& what) {
+LiteralPtr read_typed(const onnx::TensorProto& t, DType dtype, const Dims& dims, int64_t n, size_t bytes,
+                      const std::string& what) {
   switch (dtype) {
-    case DType::kFloat: return convert<float>(dtype, dims, t.float_data(), n, what);
-    case DType::kComplex64: return convert<float>(dtype, dims, t.float_data(), 2 * n, what);
-    case DType::kDouble: return convert<double>(dtype, dims, t.double_data(), n, what);
-    case DType::kComplex128: return convert<double>(dtype, dims, t.double_data(), 2 * n, what);
-    case DType::kInt64: return convert<int64_t>(dtype, dims, t.int64_data(), n, what);
-    case DType::kUInt64: return convert<uint64_t>(dtype, dims, t.uint64_data(), n, what);
-    case DType::kUInt32: return convert<uint32_t>(dtype, dims, t.uint64_data(), n, what);
-    case DType::kInt32: return convert<int32_t>(dtype, dims, t.int32_data(), n, what);
+    case DType::kFloat:
+      return convert<float>(dtype, dims, t.float_data(), n, what);
+    case DType::kComplex64:
+      return convert<float>(dtype, dims, t.float_data(), 2 * n, what);
+    case DType::kDouble:
+      return convert<double>(dtype, dims, t.double_data(), n, what);
+    case DType::kComplex128:
+      return convert<double>(dtype, dims, t.double_data(), 2 * n, what);
+    case DType::kInt64:
+      return convert<int64_t>(dtype, dims, t.int64_data(), n, what);
+    case DType::kUInt64:
+      return convert<uint64_t>(dtype, dims, t.uint64_data(), n, what);
+    case DType::kUInt32:
+      return convert<uint32_t>(dtype, dims, t.uint64_data(), n, what);
+    case DType::kInt32:
+      return convert<int32_t>(dtype, dims, t.int32_data(), n, what);
     case DType::kInt16:
     case DType::kUInt16:
     case DType::kHalf:
-    case DType::kBFloat16: return convert<uint16_t>(dtype, dims, t.int32_data(), n, what);
-    default: return convert<uint8_t>(dtype, dims, t.int32_data(), static_cast<int64_t>(bytes), what);
+    case DType::kBFloat16:
+      return convert<uint16_t>(dtype, dims, t.int32_data(), n, what);
+    default:
+      return convert<uint8_t>(dtype, dims, t.int32_data(), static_cast<int64_t>(bytes), what);
   }
 }
 
@@ -120,18 +145,21 @@ LiteralPtr TensorReader::read(onnx::TensorProto& t, bool movable, const std::str
   const Dims dims = read_dims(t.dims(), what);
   if (dtype == DType::kString) {
     const int64_t n = sizes(DType::kUInt8, dims, what).first;
-    if (t.data_location() == onnx::TensorProto::EXTERNAL || t.has_raw_data()) bad("string tensors hold string_data only", what);
+    if (t.data_location() == onnx::TensorProto::EXTERNAL || t.has_raw_data())
+      bad("string tensors hold string_data only", what);
     if (t.string_data_size() != n)
-      bad("wrong number of strings: got " + std::to_string(t.string_data_size()) + ", expected " + std::to_string(n), what);
+      bad("wrong number of strings: got " + std::to_string(t.string_data_size()) + ", expected " + std::to_string(n),
+          what);
     return Literal::strings(dims, {t.string_data().begin(), t.string_data().end()});
   }
   const auto [n, bytes] = sizes(dtype, dims, what);
   if (t.data_location() == onnx::TensorProto::EXTERNAL) return read_external(t, dtype, dims, bytes, files, what);
-  const bool typed = t.float_data_size() || t.int32_data_size() || t.int64_data_size() || t.double_data_size() || t.uint64_data_size();
+  const bool typed =
+      t.float_data_size() || t.int32_data_size() || t.int64_data_size() || t.double_data_size() || t.uint64_data_size();
   if (t.has_raw_data() && !typed) {
     if (t.raw_data().size() != bytes)
-      bad("raw data has the wrong length: got " + std::to_string(t.raw_data().size()) + " bytes, expected " + std::to_string(bytes) + " for " +
-              to_string(Type(dtype, dims)),
+      bad("raw data has the wrong length: got " + std::to_string(t.raw_data().size()) + " bytes, expected " +
+              std::to_string(bytes) + " for " + to_string(Type(dtype, dims)),
           what);
     constexpr size_t kSmall = 4096;
     if (!movable || bytes < kSmall) return Literal::copy(dtype, dims, t.raw_data().data(), bytes);
@@ -147,7 +175,8 @@ LiteralPtr TensorReader::read_initializer(onnx::TensorProto& t, bool movable) {
   if (it == given.end()) return read(t, movable, t.name());
   const Type expected(element(t.data_type(), t.name()), read_dims(t.dims(), t.name()));
   if (it->second->dtype() != expected.dtype || !(it->second->dims() == expected.dims))
-    bad("the tensor handed in does not fit: got " + to_string(it->second->type()) + ", expected " + to_string(expected), t.name());
+    bad("the tensor handed in does not fit: got " + to_string(it->second->type()) + ", expected " + to_string(expected),
+        t.name());
   return it->second;
 }
 
@@ -158,9 +187,11 @@ LiteralPtr TensorReader::read(onnx::SparseTensorProto& s, const std::string& wha
   if (item == 0) bad("sparse tensors of this element type are not supported", what);
   const auto [n, bytes] = sizes(values->dtype(), dims, what);
   const int64_t count = values->numel(), rank = static_cast<int64_t>(dims.size());
-  if (values->dims().size() != 1 || indices->dtype() != DType::kInt64) bad("sparse values must be 1-D and indices int64", what);
+  if (values->dims().size() != 1 || indices->dtype() != DType::kInt64)
+    bad("sparse values must be 1-D and indices int64", what);
   const bool linear = indices->dims().size() == 1;
-  if (!(linear && indices->dims()[0] == count) && !(indices->dims().size() == 2 && indices->dims()[0] == count && indices->dims()[1] == rank))
+  if (!(linear && indices->dims()[0] == count) &&
+      !(indices->dims().size() == 2 && indices->dims()[0] == count && indices->dims()[1] == rank))
     bad("sparse indices have the wrong shape: got " + to_string(indices->dims()), what);
   densified += bytes;
   if (densified > kMaxDensified) bad("sparse tensors are too large to be stored densely: " + to_string(dims), what);
@@ -176,13 +207,17 @@ LiteralPtr TensorReader::read(onnx::SparseTensorProto& s, const std::string& wha
     } else {
       for (int64_t k = 0; k < rank; ++k) {
         const int64_t x = at[static_cast<size_t>(i * rank + k)], size = dims[static_cast<size_t>(k)];
-        if (x < 0 || x >= size) bad("a sparse index is out of range: got " + std::to_string(x) + ", expected less than " + std::to_string(size), what);
+        if (x < 0 || x >= size)
+          bad("a sparse index is out of range: got " + std::to_string(x) + ", expected less than " +
+                  std::to_string(size),
+              what);
         offset = offset * size + x;
       }
     }
     if (offset <= previous) bad("sparse indices are not sorted or not unique", what);
     previous = offset;
-    std::memcpy(dense.get() + static_cast<size_t>(offset) * item, static_cast<const char*>(values->data()) + static_cast<size_t>(i) * item, item);
+    std::memcpy(dense.get() + static_cast<size_t>(offset) * item,
+                static_cast<const char*>(values->data()) + static_cast<size_t>(i) * item, item);
   }
   return std::make_shared<const Literal>(values->dtype(), dims, dense, dense.get(), bytes);
 }
@@ -192,12 +227,16 @@ namespace {
 Type tensor_type(const onnx::TypeProto::Tensor& p, const std::string& what) {
   Type t = Type::unranked(element(p.elem_type(), what));
   if (!p.has_shape()) return t;
-  if (p.shape().dim_size() > kMaxRank) bad("rank " + std::to_string(p.shape().dim_size()) + " is beyond " + std::to_string(kMaxRank), what);
+  if (p.shape().dim_size() > kMaxRank)
+    bad("rank " + std::to_string(p.shape().dim_size()) + " is beyond " + std::to_string(kMaxRank), what);
   t.has_rank = true;
   for (const auto& d : p.shape().dim()) {
-    if (d.has_dim_value() && d.dim_value() < -1) bad("a dimension is negative: got " + std::to_string(d.dim_value()), what);
-    if (d.has_dim_value() && d.dim_value() >= 0) t.dims.push_back(d.dim_value());
-    else t.dims.push_back(d.has_dim_param() ? symbol(d.dim_param()) : kAnyDim);
+    if (d.has_dim_value() && d.dim_value() < -1)
+      bad("a dimension is negative: got " + std::to_string(d.dim_value()), what);
+    if (d.has_dim_value() && d.dim_value() >= 0)
+      t.dims.push_back(d.dim_value());
+    else
+      t.dims.push_back(d.has_dim_param() ? symbol(d.dim_param()) : kAnyDim);
   }
   return t;
 }
@@ -206,7 +245,8 @@ Type tensor_type(const onnx::TypeProto::Tensor& p, const std::string& what) {
 
 Type read_type(const onnx::TypeProto& p, const std::string& what) {
   switch (p.value_case()) {
-    case onnx::TypeProto::kTensorType: return tensor_type(p.tensor_type(), what);
+    case onnx::TypeProto::kTensorType:
+      return tensor_type(p.tensor_type(), what);
     case onnx::TypeProto::kMapType: {
       if (!p.map_type().value_type().has_tensor_type()) bad("maps hold tensors only", what);
       Type t = Type::unranked(element(p.map_type().value_type().tensor_type().elem_type(), what));
@@ -228,8 +268,10 @@ Type read_type(const onnx::TypeProto& p, const std::string& what) {
       t.kind = e.has_sequence_type() ? Kind::kOptionalSequence : Kind::kOptional;
       return t;
     }
-    case onnx::TypeProto::VALUE_NOT_SET: return {};
-    default: bad("values of this type (sparse tensor or opaque) are not supported", what);
+    case onnx::TypeProto::VALUE_NOT_SET:
+      return {};
+    default:
+      bad("values of this type (sparse tensor or opaque) are not supported", what);
   }
 }
 
@@ -252,8 +294,10 @@ void write_tensor_type(const Type& t, onnx::TypeProto::Tensor* p) {
   auto* shape = p->mutable_shape();
   for (const Dim d : t.dims) {
     auto* x = shape->add_dim();
-    if (is_known(d)) x->set_dim_value(d);
-    else if (d != kAnyDim) x->set_dim_param(dim_text(d));
+    if (is_known(d))
+      x->set_dim_value(d);
+    else if (d != kAnyDim)
+      x->set_dim_param(dim_text(d));
   }
 }
 
@@ -262,8 +306,10 @@ void write_tensor_type(const Type& t, onnx::TypeProto::Tensor* p) {
 void write_type(const Type& t, onnx::TypeProto* p) {
   if (t.dtype == DType::kUndefined) return;
   switch (t.kind) {
-    case Kind::kTensor: return write_tensor_type(t, p->mutable_tensor_type());
-    case Kind::kOptional: return write_tensor_type(t, p->mutable_optional_type()->mutable_elem_type()->mutable_tensor_type());
+    case Kind::kTensor:
+      return write_tensor_type(t, p->mutable_tensor_type());
+    case Kind::kOptional:
+      return write_tensor_type(t, p->mutable_optional_type()->mutable_elem_type()->mutable_tensor_type());
     case Kind::kOptionalSequence: {
       Type inner = t;
       inner.kind = Kind::kSequence;

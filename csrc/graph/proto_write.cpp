@@ -40,13 +40,13 @@ class Writer {
   void node(const Node& n, onnx::NodeProto* p);
   void attr(const std::string& key, const Attr& value, const Node& n, onnx::AttributeProto* a);
   /// The type that the standard gives ZipMap's output: a sequence of maps from the class to a float.
-void write_maps(const Node& zip, onnx::TypeProto* p) {
-  auto* map = p->mutable_sequence_type()->mutable_elem_type()->mutable_map_type();
-  map->set_key_type(static_cast<int>(zip.has("classlabels_strings") ? DType::kString : DType::kInt64));
-  map->mutable_value_type()->mutable_tensor_type()->set_elem_type(static_cast<int>(DType::kFloat));
-}
+  void write_maps(const Node& zip, onnx::TypeProto* p) {
+    auto* map = p->mutable_sequence_type()->mutable_elem_type()->mutable_map_type();
+    map->set_key_type(static_cast<int>(zip.has("classlabels_strings") ? DType::kString : DType::kInt64));
+    map->mutable_value_type()->mutable_tensor_type()->set_elem_type(static_cast<int>(DType::kFloat));
+  }
 
-void value_info(const Value* v, onnx::ValueInfoProto* p);
+  void value_info(const Value* v, onnx::ValueInfoProto* p);
 
   const WriteOptions& options_;
   const bool external_;
@@ -110,7 +110,8 @@ void Writer::graph(const Graph& g, onnx::GraphProto* p, bool top) {
     node(*n, p->add_node());
     if (!options_.value_info) continue;
     for (const Value* v : n->outputs)
-      if (v && v->type.dtype != DType::kUndefined && (top || !v->metadata.empty()) && !outputs.contains(v)) value_info(v, p->add_value_info());
+      if (v && v->type.dtype != DType::kUndefined && (top || !v->metadata.empty()) && !outputs.contains(v))
+        value_info(v, p->add_value_info());
   }
   for (const Value* v : g.outputs) value_info(v, p->add_output());
 }
@@ -157,7 +158,10 @@ void Writer::node(const Node& n, onnx::NodeProto* p) {
   const int opset = n.graph->opset(n.op->domain);
   if (n.version != opset && n.op->domain != "ortmod" &&
       since_version(n.op->domain, n.op->name, n.version) != since_version(n.op->domain, n.op->name, opset))
-    fail(ErrorKind::kModel, "export", "the node has the form of opset " + std::to_string(n.version) + ", but the model imports " + std::to_string(opset), n);
+    fail(ErrorKind::kModel, "export",
+         "the node has the form of opset " + std::to_string(n.version) + ", but the model imports " +
+             std::to_string(opset),
+         n);
   p->set_op_type(n.op->name);
   if (!n.op->domain.empty()) p->set_domain(n.op->domain);
   if (!n.name.empty()) p->set_name(n.name);
@@ -174,7 +178,8 @@ bool has_own_nodes(const Graph& g) {
     return list && std::any_of(list->begin(), list->end(), [](const auto& s) { return has_own_nodes(*s); });
   };
   return std::any_of(g.nodes().begin(), g.nodes().end(), [&](const Node* n) {
-    return n->op->domain == "ortmod" || std::any_of(n->attrs.begin(), n->attrs.end(), [&](const auto& a) { return inside(a.second); });
+    return n->op->domain == "ortmod" ||
+           std::any_of(n->attrs.begin(), n->attrs.end(), [&](const auto& a) { return inside(a.second); });
   });
 }
 
@@ -215,7 +220,8 @@ size_t tensor_bytes(const Graph& g) {
 
 std::string serialized(const onnx::ModelProto& m) {
   const size_t size = m.ByteSizeLong();
-  if (size > INT_MAX) bad("the model would be larger than 2 GiB: got " + std::to_string(size) + " bytes; write it to a file");
+  if (size > INT_MAX)
+    bad("the model would be larger than 2 GiB: got " + std::to_string(size) + " bytes; write it to a file");
   std::string bytes;
   if (!m.SerializeToString(&bytes)) bad("the model cannot be serialized");
   return bytes;
@@ -254,7 +260,9 @@ class NewFile {
   }
 
  private:
-  [[noreturn]] void refuse() const { bad("the file \"" + shown(path_) + "\" cannot be written (" + std::strerror(errno) + ")"); }
+  [[noreturn]] void refuse() const {
+    bad("the file \"" + shown(path_) + "\" cannot be written (" + std::strerror(errno) + ")");
+  }
   std::string path_, temporary_;
   int fd_ = -1;
   size_t written_ = 0;

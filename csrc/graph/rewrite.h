@@ -39,8 +39,10 @@ class Rewrite {
   /// Output i is the value v.
   void alias(Value* v, size_t i = 0) {
     if (!out(i)) return;
-    if (g_.is_output(out(i))) finish("Identity", {v}, {}, i);
-    else g_.replace_uses(out(i), v);
+    if (g_.is_output(out(i)))
+      finish("Identity", {v}, {}, i);
+    else
+      g_.replace_uses(out(i), v);
   }
   Value* ints(const std::vector<int64_t>& v) { return g_.add_weight("", Literal::ints(v)); }
   /// An initializer `<node>.<suffix>`.

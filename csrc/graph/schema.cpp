@@ -64,7 +64,8 @@ void words(std::string_view text, F&& take) {
 std::vector<Schema::Formal> formals(std::string_view text) {
   std::vector<Schema::Formal> r;
   words(text, [&](std::string_view name, std::string_view mask, std::string_view how) {
-    r.push_back({std::string(name), static_cast<uint32_t>(std::stoul(std::string(mask), nullptr, 16)), how.empty() ? ' ' : how[0]});
+    r.push_back({std::string(name), static_cast<uint32_t>(std::stoul(std::string(mask), nullptr, 16)),
+                 how.empty() ? ' ' : how[0]});
   });
   return r;
 }
@@ -75,7 +76,8 @@ const Table& table() {
   static const Table* t = [] {
     auto* made = new Table;
     for (const Row& r : kRows) {
-      Schema s{r.domain, r.name, r.since, r.min_in, r.max_in, r.min_out, r.max_out, r.deprecated, formals(r.inputs), formals(r.outputs), {}};
+      Schema s{r.domain,  r.name,       r.since,           r.min_in,           r.max_in, r.min_out,
+               r.max_out, r.deprecated, formals(r.inputs), formals(r.outputs), {}};
       words(r.attrs, [&](std::string_view name, std::string_view type, std::string_view required) {
         s.attrs.push_back({std::string(name), std::stoi(std::string(type)), required == "1"});
       });
@@ -104,9 +106,9 @@ int attr_type(const Attr& a) {
 }
 
 const char* type_word(int code) {
-  static constexpr const char* kWords[] = {"?",      "a float", "an integer", "a string", "a tensor",        "a graph",
-                                           "floats", "integers", "strings",   "tensors",  "graphs",          "a sparse tensor",
-                                           "sparse tensors", "a type", "types"};
+  static constexpr const char* kWords[] = {"?",       "a float",         "an integer",     "a string", "a tensor",
+                                           "a graph", "floats",          "integers",       "strings",  "tensors",
+                                           "graphs",  "a sparse tensor", "sparse tensors", "a type",   "types"};
   return code >= 0 && code < 15 ? kWords[code] : "?";
 }
 
@@ -160,10 +162,13 @@ void check_node(const Node& n) {
   const Schema* s = find_schema(n.op, n.version);
   if (!s) return;
   if (s->deprecated && s->since == find_schema(n.op, INT_MAX)->since)  // GroupNormalization-18 came again in 21
-    fail(ErrorKind::kUnsupportedOp, "import", "the operator is deprecated in this opset", n, -1, "convert the model with onnx.version_converter");
+    fail(ErrorKind::kUnsupportedOp, "import", "the operator is deprecated in this opset", n, -1,
+         "convert the model with onnx.version_converter");
   const auto arity = [&](size_t got, int lo, int hi, const char* what) {
     if (static_cast<int64_t>(got) < lo || static_cast<int64_t>(got) > hi)
-      fail(ErrorKind::kModel, "import", std::string("wrong number of ") + what + ": got " + std::to_string(got) + ", expected " + between(lo, hi), n);
+      fail(ErrorKind::kModel, "import",
+           std::string("wrong number of ") + what + ": got " + std::to_string(got) + ", expected " + between(lo, hi),
+           n);
   };
   arity(n.inputs.size(), s->min_inputs, s->max_inputs, "inputs");
   arity(n.outputs.size(), s->min_outputs, s->max_outputs, "outputs");
@@ -171,15 +176,21 @@ void check_node(const Node& n) {
     if (!n.inputs[i] && s->inputs[i].how == ' ')
       fail(ErrorKind::kModel, "import", "required input " + std::to_string(i) + " is missing", n);
   for (const auto& [key, value] : n.attrs) {
-    const auto it = std::find_if(s->attrs.begin(), s->attrs.end(), [&, k = &key](const auto& a) { return a.name == *k; });
+    const auto it =
+        std::find_if(s->attrs.begin(), s->attrs.end(), [&, k = &key](const auto& a) { return a.name == *k; });
     if (it == s->attrs.end())
-      fail(ErrorKind::kModel, "import", "unknown attribute \"" + key + "\"", n, -1, "remove it or check the opset of the model");
+      fail(ErrorKind::kModel, "import", "unknown attribute \"" + key + "\"", n, -1,
+           "remove it or check the opset of the model");
     const int got = attr_type(value);
-    if (got != it->type && !std::holds_alternative<AttrRef>(value) && !(got == 4 && it->type == 11) && !empty_list(value))
-      fail(ErrorKind::kModel, "import", "attribute \"" + key + "\" has the wrong type: got " + type_word(got) + ", expected " + type_word(it->type), n);
+    if (got != it->type && !std::holds_alternative<AttrRef>(value) && !(got == 4 && it->type == 11) &&
+        !empty_list(value))
+      fail(ErrorKind::kModel, "import",
+           "attribute \"" + key + "\" has the wrong type: got " + type_word(got) + ", expected " + type_word(it->type),
+           n);
   }
   for (const auto& a : s->attrs)
-    if (a.required && !n.find(a.name)) fail(ErrorKind::kModel, "import", "required attribute \"" + a.name + "\" is missing", n);
+    if (a.required && !n.find(a.name))
+      fail(ErrorKind::kModel, "import", "required attribute \"" + a.name + "\" is missing", n);
 }
 
 void check_input_types(const Node& n) {
@@ -200,11 +211,14 @@ void check_input_types(const Node& n) {
     if (allowed & kFloats) allowed |= kFloats;  // our kernels take every float type where the standard takes one
     const uint32_t bit = tensor ? 1u << static_cast<int>(v->type.dtype) : 1u << 31;
     if (!(allowed & bit))
-      fail(ErrorKind::kType, "import", "an input of type " + to_string(v->type) + " is not accepted by this operator", n, static_cast<int>(i));
+      fail(ErrorKind::kType, "import", "an input of type " + to_string(v->type) + " is not accepted by this operator",
+           n, static_cast<int>(i));
     if (f.constraint == "-" || f.how == '+') continue;
     for (const Bound& b : bound)
       if (*b.constraint == f.constraint && (b.type->dtype != v->type.dtype || b.type->kind != v->type.kind))
-        fail(ErrorKind::kType, "import", "inputs of different types: got " + to_string(v->type) + " beside " + to_string(*b.type) + ", expected the same",
+        fail(ErrorKind::kType, "import",
+             "inputs of different types: got " + to_string(v->type) + " beside " + to_string(*b.type) +
+                 ", expected the same",
              n, static_cast<int>(i), "insert a Cast");
     bound.push_back({&f.constraint, &v->type});
   }

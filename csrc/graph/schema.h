@@ -35,8 +35,8 @@ int newest_ir_version();
 /// The IR version that came with an opset of ai.onnx.
 int ir_version_of_opset(int opset);
 
-/// Arity, attribute names and types of a node against its schema: ModelError. Nodes of other domains pass; operators that the standard
-/// dropped for good are an UnsupportedOpError.
+/// Arity, attribute names and types of a node against its schema: ModelError. Nodes of other domains pass; operators
+/// that the standard dropped for good are an UnsupportedOpError.
 void check_node(const Node& n);
 /// Types of the inputs against the schema: TypeError. Unknown types pass.
 void check_input_types(const Node& n);

@@ -183,7 +183,8 @@ std::string dim_text(Dim d) {
   if (!is_symbolic(d)) return std::to_string(d);
   const DimExpr e = dim_expr(d);
   if (e.op == 'n') return e.name;
-  if (e.op == 'M' || e.op == 'm') return std::string(e.op == 'M' ? "max(" : "min(") + dim_text(e.a) + "," + dim_text(e.b) + ")";
+  if (e.op == 'M' || e.op == 'm')
+    return std::string(e.op == 'M' ? "max(" : "min(") + dim_text(e.a) + "," + dim_text(e.b) + ")";
   return "(" + dim_text(e.a) + e.op + dim_text(e.b) + ")";
 }
 
@@ -199,12 +200,18 @@ Dim dim_eval(Dim d, const std::function<Dim(std::string_view)>& leaf) {
   if (e.op == 'n') return leaf(e.name);
   const Dim a = dim_eval(e.a, leaf), b = dim_eval(e.b, leaf);
   switch (e.op) {
-    case '+': return dim_add(a, b);
-    case '-': return dim_sub(a, b);
-    case '*': return dim_mul(a, b);
-    case '/': return dim_div(a, b);
-    case 'M': return dim_max(a, b);
-    default: return dim_min(a, b);
+    case '+':
+      return dim_add(a, b);
+    case '-':
+      return dim_sub(a, b);
+    case '*':
+      return dim_mul(a, b);
+    case '/':
+      return dim_div(a, b);
+    case 'M':
+      return dim_max(a, b);
+    default:
+      return dim_min(a, b);
   }
 }
 

@@ -34,7 +34,8 @@ std::string number(double v, bool single) {
   if (std::isnan(v)) return "nan";
   if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
   char buffer[40];
-  const auto r = single ? std::to_chars(buffer, buffer + sizeof buffer, static_cast<float>(v)) : std::to_chars(buffer, buffer + sizeof buffer, v);
+  const auto r = single ? std::to_chars(buffer, buffer + sizeof buffer, static_cast<float>(v))
+                        : std::to_chars(buffer, buffer + sizeof buffer, v);
   return {buffer, r.ptr};
 }
 
@@ -46,7 +47,9 @@ std::string joined(const List& list, F&& text) {
 }
 
 std::string dims_text(const Dims& d) {
-  return joined(d, [](Dim x) { return is_known(x) ? std::to_string(x) : x == kAnyDim ? std::string("?") : id(dim_text(x)); });
+  return joined(d, [](Dim x) {
+    return is_known(x) ? std::to_string(x) : x == kAnyDim ? std::string("?") : id(dim_text(x));
+  });
 }
 
 std::string tensor_type(const Type& t) {
@@ -59,24 +62,31 @@ std::string type_text(const Type& t) {
   if (t.dtype == DType::kUndefined) return "";
   const std::string map = "map(" + std::string(dtype_name(t.key)) + ", " + std::string(dtype_name(t.dtype)) + ")";
   switch (t.kind) {
-    case Kind::kTensor: return tensor_type(t) + " ";
-    case Kind::kSequence: return "seq(" + (t.key == DType::kUndefined ? tensor_type(t) : map) + ") ";
-    case Kind::kOptional: return "optional(" + tensor_type(t) + ") ";
-    case Kind::kOptionalSequence: return "optional(seq(" + tensor_type(t) + ")) ";
-    case Kind::kMap: return map + " ";
+    case Kind::kTensor:
+      return tensor_type(t) + " ";
+    case Kind::kSequence:
+      return "seq(" + (t.key == DType::kUndefined ? tensor_type(t) : map) + ") ";
+    case Kind::kOptional:
+      return "optional(" + tensor_type(t) + ") ";
+    case Kind::kOptionalSequence:
+      return "optional(seq(" + tensor_type(t) + ")) ";
+    case Kind::kMap:
+      return map + " ";
   }
   return "";
 }
 
 std::string elements(const Literal& l) {
-  if (l.dtype() == DType::kString) return "{" + joined(l.string_values(), [](const std::string& s) { return quoted(s); }) + "}";
+  if (l.dtype() == DType::kString)
+    return "{" + joined(l.string_values(), [](const std::string& s) { return quoted(s); }) + "}";
   if (!is_float(l.dtype())) return "{" + joined(l.to_ints(), [](int64_t v) { return std::to_string(v); }) + "}";
   const bool wide = l.dtype() == DType::kDouble;
   return "{" + joined(l.to_doubles(), [&](double v) { return number(v, !wide); }) + "}";
 }
 
 bool has_elements(const Literal& l) {
-  return l.numel() <= kMostElements && (is_float(l.dtype()) || is_integer(l.dtype()) || l.dtype() == DType::kBool || l.dtype() == DType::kString);
+  return l.numel() <= kMostElements &&
+         (is_float(l.dtype()) || is_integer(l.dtype()) || l.dtype() == DType::kBool || l.dtype() == DType::kString);
 }
 
 std::string declared(const Value& v) { return type_text(v.type) + id(v.name); }
@@ -90,10 +100,12 @@ std::string attr_text(const std::string& key, const Attr& a, const std::string& 
   if (const auto* s = std::get_if<std::string>(&a)) return named("string", quoted(*s));
   if (const auto* v = std::get_if<std::vector<int64_t>>(&a))
     return named("ints", "[" + joined(*v, [](int64_t x) { return std::to_string(x); }) + "]");
-  if (const auto* v = std::get_if<std::vector<double>>(&a)) return named("floats", "[" + joined(*v, [](double x) { return number(x, true); }) + "]");
+  if (const auto* v = std::get_if<std::vector<double>>(&a))
+    return named("floats", "[" + joined(*v, [](double x) { return number(x, true); }) + "]");
   if (const auto* v = std::get_if<std::vector<std::string>>(&a))
     return named("strings", "[" + joined(*v, [](const std::string& x) { return quoted(x); }) + "]");
-  if (const auto* l = std::get_if<LiteralPtr>(&a)) return named("tensor", tensor_type((*l)->type()) + " " + (has_elements(**l) ? elements(**l) : "{...}"));
+  if (const auto* l = std::get_if<LiteralPtr>(&a))
+    return named("tensor", tensor_type((*l)->type()) + " " + (has_elements(**l) ? elements(**l) : "{...}"));
   if (const auto* t = std::get_if<Type>(&a)) return named("type_proto", type_text(*t));
   if (const auto* r = std::get_if<AttrRef>(&a)) return id(key) + " = @" + r->name;
   std::string body;
@@ -110,7 +122,8 @@ std::string attr_text(const std::string& key, const Attr& a, const std::string& 
 
 void write_graph(const Graph& g, const std::string& indent, std::string& out) {
   const auto one = [](const Value* v) { return declared(*v); };
-  out += id(g.name.empty() ? "graph" : g.name) + " (" + joined(g.inputs, one) + ") => (" + joined(g.outputs, one) + ")\n";
+  out +=
+      id(g.name.empty() ? "graph" : g.name) + " (" + joined(g.inputs, one) + ") => (" + joined(g.outputs, one) + ")\n";
   std::vector<const Value*> listed(g.weights.begin(), g.weights.end());
   for (const Value* v : g.inputs)
     if (v->literal) listed.push_back(v);
@@ -131,7 +144,8 @@ void write_graph(const Graph& g, const std::string& indent, std::string& out) {
     if (!n->name.empty()) out += "[" + id(n->name) + "] ";
     out += joined(n->outputs, name_of) + (n->outputs.empty() ? "" : " = ");
     out += n->op->domain.empty() ? n->op->name : n->op->domain + "." + n->op->name;
-    if (!n->attrs.empty()) out += " <" + joined(n->attrs, [&](const auto& a) { return attr_text(a.first, a.second, indent + "  "); }) + ">";
+    if (!n->attrs.empty())
+      out += " <" + joined(n->attrs, [&](const auto& a) { return attr_text(a.first, a.second, indent + "  "); }) + ">";
     out += " (" + joined(n->inputs, name_of) + ")\n";
   }
   out += indent + "}";
@@ -148,7 +162,8 @@ std::string to_text(const Graph& g) {
   }
   out += "]";
   if (!g.metadata.empty())
-    out += ",\n  metadata_props: [" + joined(g.metadata, [](const auto& e) { return quoted(e.first) + ": " + quoted(e.second); }) + "]";
+    out += ",\n  metadata_props: [" +
+           joined(g.metadata, [](const auto& e) { return quoted(e.first) + ": " + quoted(e.second); }) + "]";
   out += "\n>\n";
   write_graph(g, "", out);
   return out + "\n";

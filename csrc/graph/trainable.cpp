@@ -56,7 +56,8 @@ class Rule {
       todo.pop_back();
       for (const Use& u : v->uses) {
         std::string role = role_of(*u.node, u.index, w);
-        if (!role.empty()) found.push_back({u.node, std::move(role)});
+        if (!role.empty())
+          found.push_back({u.node, std::move(role)});
         else if (Flow::is_view(*u.node, u.index) || joins_weights(*u.node))
           for (const Value* o : u.node->outputs)
             if (o && seen.insert(o).second) todo.push_back(o);
@@ -71,8 +72,10 @@ class Rule {
     if (n.op->domain.empty()) {
       const std::string& op = n.op->name;
       if (op == "MatMul" || op == "Gemm" || op == "Einsum") return product(n, i, op == "Gemm");
-      if (op == "Conv" || op == "ConvTranspose" || op == "DeformConv") return i == 1 ? "weight" : (i == 2 && op != "DeformConv") || i == 3 ? "bias" : "";
-      if (op == "RNN" || op == "GRU" || op == "LSTM") return i == 1 || i == 2 ? "weight" : i == 3 ? "bias" : i == 7 ? "peephole" : "";
+      if (op == "Conv" || op == "ConvTranspose" || op == "DeformConv")
+        return i == 1 ? "weight" : (i == 2 && op != "DeformConv") || i == 3 ? "bias" : "";
+      if (op == "RNN" || op == "GRU" || op == "LSTM")
+        return i == 1 || i == 2 ? "weight" : i == 3 ? "bias" : i == 7 ? "peephole" : "";
       if (op == "BatchNormalization") return i == 1 ? "scale" : i == 2 ? "bias" : i > 2 ? "running statistic" : "";
       if (op == "InstanceNormalization" || op == "GroupNormalization" || op == "LayerNormalization")
         return i == 1 ? "scale" : i == 2 ? "bias" : "";
@@ -89,7 +92,8 @@ class Rule {
 
   /// Weights laid side by side.
   bool joins_weights(const Node& n) const {
-    return n.is("Concat") && std::all_of(n.inputs.begin(), n.inputs.end(), [&](const Value* v) { return flow_.is_fixed(v); });
+    return n.is("Concat") &&
+           std::all_of(n.inputs.begin(), n.inputs.end(), [&](const Value* v) { return flow_.is_fixed(v); });
   }
 
   /// A vector up to dimensions of one, as a bias or a scale is.
@@ -104,7 +108,9 @@ class Rule {
     if (i > 1 && gemm) return "";
     for (size_t k = 0; k < n.inputs.size() && k < (gemm ? 2 : n.inputs.size()); ++k)
       if (static_cast<int>(k) != i && !flow_.depends_on_input(n.in(k)) && !flow_.is_weight_view(n.in(k))) return "";
-    if (!flow_.depends_on_float(n.in(1 - static_cast<size_t>(std::min(i, 1)))) && flow_.leads_to_sine_and_cosine(n.out())) return "";
+    if (!flow_.depends_on_float(n.in(1 - static_cast<size_t>(std::min(i, 1)))) &&
+        flow_.leads_to_sine_and_cosine(n.out()))
+      return "";
     return "weight";
   }
 
@@ -142,7 +148,8 @@ void decide(WeightChoice& c, const Value& w, Rule& rule) {
     c.reason = "a scalar";
   } else if (roles.empty()) {
     c.role = "constant";
-    c.reason = w.uses.empty() ? "no node reads it" : "no operand of a layer (read by " + op_label(*w.uses[0].node) + ")";
+    c.reason =
+        w.uses.empty() ? "no node reads it" : "no operand of a layer (read by " + op_label(*w.uses[0].node) + ")";
   } else if (is_sinusoidal(*w.literal)) {
     c.role = "positional table";
     c.reason = "sines and cosines of positions";
@@ -157,8 +164,8 @@ void decide(WeightChoice& c, const Value& w, Rule& rule) {
   for (const Use& u : w.uses) c.merged |= home.empty() || module_of(*u.node) != home;
   if (!c.merged) return;
   c.trainable = false;
-  c.reason = "merged: one tensor of equal elements stands for " + std::to_string(w.uses.size()) + " weights (" + c.reason +
-             "); train it with untie=[\"" + w.name + "\"] or allow_merged=True";
+  c.reason = "merged: one tensor of equal elements stands for " + std::to_string(w.uses.size()) + " weights (" +
+             c.reason + "); train it with untie=[\"" + w.name + "\"] or allow_merged=True";
 }
 
 }  // namespace

@@ -13,10 +13,12 @@ struct DTypeInfo {
   size_t size;
 };
 constexpr std::array<DTypeInfo, 27> kDTypes = {{
-    {"undefined", 0}, {"float", 4},         {"uint8", 1},          {"int8", 1},       {"uint16", 2},         {"int16", 2},       {"int32", 4},
-    {"int64", 8},     {"string", 0},        {"bool", 1},           {"float16", 2},    {"double", 8},         {"uint32", 4},      {"uint64", 8},
-    {"complex64", 8}, {"complex128", 16},   {"bfloat16", 2},       {"float8e4m3fn", 1}, {"float8e4m3fnuz", 1}, {"float8e5m2", 1}, {"float8e5m2fnuz", 1},
-    {"uint4", 0},     {"int4", 0},          {"float4e2m1", 0},     {"float8e8m0", 1}, {"uint2", 0},          {"int2", 0},
+    {"undefined", 0},      {"float", 4},    {"uint8", 1},        {"int8", 1},           {"uint16", 2},
+    {"int16", 2},          {"int32", 4},    {"int64", 8},        {"string", 0},         {"bool", 1},
+    {"float16", 2},        {"double", 8},   {"uint32", 4},       {"uint64", 8},         {"complex64", 8},
+    {"complex128", 16},    {"bfloat16", 2}, {"float8e4m3fn", 1}, {"float8e4m3fnuz", 1}, {"float8e5m2", 1},
+    {"float8e5m2fnuz", 1}, {"uint4", 0},    {"int4", 0},         {"float4e2m1", 0},     {"float8e8m0", 1},
+    {"uint2", 0},          {"int2", 0},
 }};
 
 }  // namespace
@@ -45,10 +47,14 @@ std::string to_string(const Dims& d) {
 std::string to_string(const Type& t) {
   const std::string tensor = std::string(dtype_name(t.dtype)) + (t.has_rank ? to_string(t.dims) : "[...]");
   switch (t.kind) {
-    case Kind::kSequence: return "seq(" + tensor + ")";
-    case Kind::kOptional: return "optional(" + tensor + ")";
-    case Kind::kMap: return "map(" + std::string(dtype_name(t.key)) + ", " + tensor + ")";
-    default: return tensor;
+    case Kind::kSequence:
+      return "seq(" + tensor + ")";
+    case Kind::kOptional:
+      return "optional(" + tensor + ")";
+    case Kind::kMap:
+      return "map(" + std::string(dtype_name(t.key)) + ", " + tensor + ")";
+    default:
+      return tensor;
   }
 }
 

@@ -52,8 +52,9 @@ constexpr bool is_integer(DType t) {
          t == DType::kUInt16 || t == DType::kUInt32 || t == DType::kUInt64;
 }
 
-/// A dimension: >= 0 is known; <= kLastSymbol names a symbol or an expression of symbols (see symbol.h); kAnyDim is unknown and equals
-/// nothing. Symbols lie far below the ordinary negative integers (-1 in a Reshape target, an axis), so that both can stand in HostInts.
+/// A dimension: >= 0 is known; <= kLastSymbol names a symbol or an expression of symbols (see symbol.h); kAnyDim is
+/// unknown and equals nothing. Symbols lie far below the ordinary negative integers (-1 in a Reshape target, an axis),
+/// so that both can stand in HostInts.
 using Dim = int64_t;
 inline constexpr Dim kAnyDim = INT64_MIN;
 inline constexpr Dim kLastSymbol = -(int64_t{1} << 62);

@@ -17,7 +17,8 @@ class Verifier {
 
   void whole(const Graph& g) {
     graph(g, nullptr);
-    if (slots_ != uses_) broken("values list " + std::to_string(uses_) + " uses, nodes read " + std::to_string(slots_) + " inputs");
+    if (slots_ != uses_)
+      broken("values list " + std::to_string(uses_) + " uses, nodes read " + std::to_string(slots_) + " inputs");
   }
 
  private:
@@ -31,36 +32,44 @@ class Verifier {
       for (size_t k = 0; k < n.inputs.size(); ++k)
         if (n.inputs[k]) input(n, static_cast<int>(k), g, static_cast<int>(i), outer);
       for (size_t k = 0; k < n.outputs.size(); ++k)
-        if (const Value* v = n.outputs[k]; v && (v->producer != &n || v->output_index != static_cast<int>(k) || v->graph != &g))
+        if (const Value* v = n.outputs[k];
+            v && (v->producer != &n || v->output_index != static_cast<int>(k) || v->graph != &g))
           broken("output " + std::to_string(k) + " \"" + v->name + "\" is not linked to the node", n);
       const Outer here{&g, static_cast<int>(i), outer};
       for (const auto& [key, a] : n.attrs) {
         if (const auto* p = std::get_if<std::shared_ptr<Graph>>(&a)) sub_graph(**p, g, n, here);
         if (const auto* q = std::get_if<std::vector<std::shared_ptr<Graph>>>(&a))
           for (const auto& e : *q) sub_graph(*e, g, n, here);
-        if (std::holds_alternative<AttrRef>(a)) broken("attribute \"" + key + "\" refers to an attribute of a function", n);
+        if (std::holds_alternative<AttrRef>(a))
+          broken("attribute \"" + key + "\" refers to an attribute of a function", n);
       }
     }
     for (const Value* v : g.outputs)
-      if (!v || !defined(v, g, static_cast<int>(order.size()), outer)) broken("output \"" + (v ? v->name : "") + "\" is not computed");
+      if (!v || !defined(v, g, static_cast<int>(order.size()), outer))
+        broken("output \"" + (v ? v->name : "") + "\" is not computed");
   }
 
   [[noreturn]] void broken(const std::string& what) const { fail(ErrorKind::kModel, stage_, what); }
-  [[noreturn]] void broken(const std::string& what, const Node& n, int in = -1) const { fail(ErrorKind::kModel, stage_, what, n, in); }
+  [[noreturn]] void broken(const std::string& what, const Node& n, int in = -1) const {
+    fail(ErrorKind::kModel, stage_, what, n, in);
+  }
 
   void names(const Graph& g) {
     std::unordered_set<std::string_view> seen;
     for (const auto& v : g.values()) {
-      if (v->name.empty() || !seen.insert(v->name).second) broken("the name \"" + v->name + "\" is given to two values");
+      if (v->name.empty() || !seen.insert(v->name).second)
+        broken("the name \"" + v->name + "\" is given to two values");
       if (v->graph != &g) broken("the value \"" + v->name + "\" belongs to another graph");
       uses_ += v->uses.size();
       for (const Use& u : v->uses)
-        if (u.index < 0 || static_cast<size_t>(u.index) >= u.node->inputs.size() || u.node->inputs[static_cast<size_t>(u.index)] != v.get())
+        if (u.index < 0 || static_cast<size_t>(u.index) >= u.node->inputs.size() ||
+            u.node->inputs[static_cast<size_t>(u.index)] != v.get())
           broken("the value \"" + v->name + "\" lists a use that is none");
     }
     for (const Value* w : g.weights) {
       if (!w->literal || w->producer) broken("the weight \"" + w->name + "\" has no tensor or is computed");
-      if (w->literal->dtype() != w->type.dtype) broken("the weight \"" + w->name + "\" has another element type than its tensor");
+      if (w->literal->dtype() != w->type.dtype)
+        broken("the weight \"" + w->name + "\" has another element type than its tensor");
     }
   }
 
@@ -79,7 +88,8 @@ class Verifier {
   }
 
   void input(const Node& n, int k, const Graph& g, int index, const Outer* outer) {
-    if (!defined(n.inputs[static_cast<size_t>(k)], g, index, outer)) broken("an input is not computed before the node", n, k);
+    if (!defined(n.inputs[static_cast<size_t>(k)], g, index, outer))
+      broken("an input is not computed before the node", n, k);
     ++slots_;
   }
 

@@ -191,7 +191,13 @@ Grads prelu_grad(const Grad& g) {
 }
 
 OpDef activation(std::string_view name, KernelFn kernel, Pw pw, GradFn grad, InferFn infer = infer_float) {
-  return {.name = name, .infer = infer, .kernel = kernel, .grad = grad, .pointwise = pw, .inplace = true, .exact = pw != Pw::kPRelu};
+  return {.name = name,
+          .infer = infer,
+          .kernel = kernel,
+          .grad = grad,
+          .pointwise = pw,
+          .inplace = true,
+          .exact = pw != Pw::kPRelu};
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ void infer_channels(Infer& c, size_t first, size_t last) {
   const Dim channels = x.size() == 1 ? 1 : x[1];
   for (size_t i = first; i <= last; ++i)
     if (c.has(i) && c.ranked(i) && (c.rank(i) != 1 || differ(c.dims(i)[0], channels)))
-      c.fail("one element per channel: got " + to_string(c.dims(i)) + ", expected " + to_string(Dims{channels}), static_cast<int>(i));
+      c.fail("one element per channel: got " + to_string(c.dims(i)) + ", expected " + to_string(Dims{channels}),
+             static_cast<int>(i));
 }
 
 Dims channel_dims(const Infer& c) {
@@ -41,7 +42,8 @@ void check_batch(const Infer& c) {
   const Dims& x = c.dims(0);
   for (size_t k = 0; k < x.size(); ++k)
     if (k != 1 && x[k] != 1) return;
-  c.fail("Expected more than 1 value per channel when training, got input size " + to_string(x), 0, "use a larger batch, or eval()");
+  c.fail("Expected more than 1 value per channel when training, got input size " + to_string(x), 0,
+         "use a larger batch, or eval()");
 }
 
 void infer_batch_norm(Infer& c) {
@@ -94,7 +96,8 @@ Trained train(const Operands& in, double epsilon, double momentum, bool unbiased
       at::native_batch_norm(in.x, in.scale, in.bias, mean, var, true, 1 - momentum, epsilon);
   if (!unbiased || wants_var) {
     const at::Tensor wide = in.x.to(in.mean.scalar_type());
-    r.batch_var = at::var(wide, at::OptionalIntArrayRef(all_but_channels(wide.dim())), c10::optional<at::Scalar>(0), false);
+    r.batch_var =
+        at::var(wide, at::OptionalIntArrayRef(all_but_channels(wide.dim())), c10::optional<at::Scalar>(0), false);
   }
   r.mean = mean;
   r.var = unbiased ? var : in.var * momentum + r.batch_var * (1 - momentum);
@@ -107,7 +110,8 @@ Kernel batch_norm_kernel(const Node& node) {
   return [=](Call& c) {
     const Operands in(c);
     if (!training) {
-      const at::Tensor y = std::get<0>(at::native_batch_norm(in.x, in.scale, in.bias, in.mean, in.var, false, 0, epsilon));
+      const at::Tensor y =
+          std::get<0>(at::native_batch_norm(in.x, in.scale, in.bias, in.mean, in.var, false, 0, epsilon));
       return c.set(0, y.view(c.in(0).sizes()));
     }
     const Trained r = train(in, epsilon, momentum, false, true);
@@ -165,7 +169,8 @@ Grads batch_norm_train_body(const Grad& g) {
   const DType t = s.mean.dtype();
   const int rank = g.rank(0);
   const Expr factor = s.invstd * cast(g.x(1), t);
-  const Expr y = (cast(x, t) - per_channel(s.mean, rank)) * per_channel(factor, rank) + per_channel(cast(g.x(2), t), rank);
+  const Expr y =
+      (cast(x, t) - per_channel(s.mean, rank)) * per_channel(factor, rank) + per_channel(cast(g.x(2), t), rank);
   Expr var = reduce_mean(square(cast(x, t) - per_channel(s.mean, rank)), reduced(g), false);
   if (g.attr("unbiased", int64_t{1})) {
     const Expr n = cast(size(x), t) / cast(size(g.x(1)), t);
@@ -256,8 +261,9 @@ Kernel batch_norm_back_kernel(const Node&) {
       dy = dy.unsqueeze(1);
     }
     const at::ScalarType t = c.in(3).scalar_type();
-    const auto [dx, dscale, dbias] = at::native_batch_norm_backward(dy, x, c.in(2).to(t), c10::nullopt, c10::nullopt, c.in(3), c.in(4), true, 0,
-                                                                    {c.wants(0), c.wants(1), c.wants(2)});
+    const auto [dx, dscale, dbias] =
+        at::native_batch_norm_backward(dy, x, c.in(2).to(t), c10::nullopt, c10::nullopt, c.in(3), c.in(4), true, 0,
+                                       {c.wants(0), c.wants(1), c.wants(2)});
     if (c.wants(0)) c.set(0, dx.view(c.in(1).sizes()));
     if (c.wants(1)) c.set(1, dscale);
     if (c.wants(2)) c.set(2, dbias);
@@ -275,7 +281,8 @@ Grads batch_norm_back_body(const Grad& g) {
   const Expr n = cast(size(x), t) / cast(size(scale), t);
   const Expr dbias = reduce_sum(dy, axes, false), dscale = reduce_sum(dy * xhat, axes, false);
   const Expr inner = dy - per_channel(dbias / n, rank) - xhat * per_channel(dscale / n, rank);
-  return {cast(inner * per_channel(scale * invstd, rank), g.type(1).dtype), cast(dscale, g.type(2).dtype), cast(dbias, g.type(2).dtype)};
+  return {cast(inner * per_channel(scale * invstd, rank), g.type(1).dtype), cast(dscale, g.type(2).dtype),
+          cast(dbias, g.type(2).dtype)};
 }
 
 }  // namespace

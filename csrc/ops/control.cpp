@@ -3,8 +3,6 @@
 
 namespace ortmod {
 
-OpTable control_ops() {
-  return {};
-}
+OpTable control_ops() { return {}; }
 
 }  // namespace ortmod

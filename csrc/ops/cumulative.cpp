@@ -94,7 +94,12 @@ Grads cumprod_grad(const Grad& g) {
 
 OpTable cumulative_ops() {
   return {
-      {.name = "CumSum", .infer = infer_cumsum, .kernel = cumsum_kernel, .grad = cumsum_grad, .exact = true, .host_inputs = 2},
+      {.name = "CumSum",
+       .infer = infer_cumsum,
+       .kernel = cumsum_kernel,
+       .grad = cumsum_grad,
+       .exact = true,
+       .host_inputs = 2},
       {.name = "CumProd",
        .infer = infer_cumulative,
        .kernel = cumprod_kernel,

@@ -90,9 +90,12 @@ void infer_node(Node& n) {
   host.reserve(n.inputs.size());
   for (const Value* v : n.inputs) {
     in.push_back(v ? &v->type : nullptr);
-    if (v && v->host) host.emplace_back(*v->host);
-    else if (v && v->is_constant()) host.push_back(literal_ints(*v->literal));
-    else host.emplace_back();
+    if (v && v->host)
+      host.emplace_back(*v->host);
+    else if (v && v->is_constant())
+      host.push_back(literal_ints(*v->literal));
+    else
+      host.emplace_back();
     ints.push_back(host.back() ? &*host.back() : nullptr);
   }
   std::vector<Type> out(n.outputs.size());

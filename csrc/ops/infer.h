@@ -1,4 +1,5 @@
-// Shape and type inference of one node; the same code serves symbolic dimensions (import) and known ones (sizing a plan).
+// Shape and type inference of one node; the same code serves symbolic dimensions (import) and known ones (sizing a
+// plan).
 #pragma once
 #include <optional>
 #include <span>
@@ -66,7 +67,8 @@ class Infer {
   std::span<std::optional<HostInts>> out_ints_;
 };
 
-/// The elements of a small integer constant. The least integers ("from the start" in a Slice) become the least that is not a symbol.
+/// The elements of a small integer constant. The least integers ("from the start" in a Slice) become the least that is
+/// not a symbol.
 std::optional<HostInts> literal_ints(const Literal& l);
 
 /// Broadcast of two dimensions; nullopt when they cannot be.

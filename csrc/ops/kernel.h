@@ -16,7 +16,8 @@ namespace ortmod {
 at::ScalarType to_scalar_type(DType t);
 DType from_scalar_type(at::ScalarType t);
 
-/// One call of a general kernel. Outputs with a place in the frame are written with `out=`; others are slots that ATen allocates.
+/// One call of a general kernel. Outputs with a place in the frame are written with `out=`; others are slots that ATen
+/// allocates.
 class Call {
  public:
   Call(const Node& node, at::Tensor* const* in, size_t n_in, at::Tensor* const* out, const bool* placed, size_t n_out,

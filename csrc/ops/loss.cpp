@@ -132,12 +132,13 @@ struct CrossEntropyArgs {
 template <class T, class L>
 struct CrossEntropy {
   static void forward(const CrossEntropyArgs& a, char* const* base) {
-    cpu::cross_entropy<T, L>(a.x.ptr<T>(base), a.labels.ptr<L>(base), a.weights ? a.weights.ptr<T>(base) : nullptr, a.ignore,
-                             a.log_prob.ptr<T>(base), a.loss.ptr<T>(base), a.rows, a.cols, a.total);
+    cpu::cross_entropy<T, L>(a.x.ptr<T>(base), a.labels.ptr<L>(base), a.weights ? a.weights.ptr<T>(base) : nullptr,
+                             a.ignore, a.log_prob.ptr<T>(base), a.loss.ptr<T>(base), a.rows, a.cols, a.total);
   }
   static void backward(const CrossEntropyArgs& a, char* const* base) {
     cpu::cross_entropy_grad<T, L>(a.x.ptr<T>(base), a.log_prob.ptr<T>(base), a.labels.ptr<L>(base),
-                                  a.weights ? a.weights.ptr<T>(base) : nullptr, a.ignore, a.loss.ptr<T>(base), a.rows, a.cols, a.total);
+                                  a.weights ? a.weights.ptr<T>(base) : nullptr, a.ignore, a.loss.ptr<T>(base), a.rows,
+                                  a.cols, a.total);
   }
 };
 
@@ -147,7 +148,8 @@ bool bind_cross_entropy(Bind& b) {
   const size_t scores = kBackward ? 1 : 0, labels = kBackward ? 2 : 1, weights = kBackward ? 3 : 2;
   const DType t = b.dtype(scores), l = b.dtype(labels);
   const Dims& d = b.dims(scores);
-  if (d.size() != 2 || d[1] == 0 || !b.wants(0) || (t != DType::kFloat && t != DType::kDouble) || (l != DType::kInt64 && l != DType::kInt32))
+  if (d.size() != 2 || d[1] == 0 || !b.wants(0) || (t != DType::kFloat && t != DType::kDouble) ||
+      (l != DType::kInt64 && l != DType::kInt32))
     return false;
   if (b.has(weights) && b.dtype(weights) != t) return false;
   const Reduction r = reduction_of(b.node);
@@ -160,15 +162,23 @@ bool bind_cross_entropy(Bind& b) {
   a.labels = b.in(labels);
   if (b.has(weights)) a.weights = b.in(weights);
   if (kBackward && b.dtype(0) != t) return false;
-  a.log_prob = kBackward ? b.in(1) : b.wants(1) ? b.out(1) : b.scratch(static_cast<size_t>(d[0] * d[1]) * dtype_size(t));
+  a.log_prob = kBackward    ? b.in(1)
+               : b.wants(1) ? b.out(1)
+                            : b.scratch(static_cast<size_t>(d[0] * d[1]) * dtype_size(t));
   a.loss = b.out(0);
   const auto emit = [&]<class T>(T) {
-    const auto of = [&]<class L>(L) { b.emit(kBackward ? CrossEntropy<T, L>::backward : CrossEntropy<T, L>::forward, a); };
-    if (l == DType::kInt64) of(int64_t{});
-    else of(int32_t{});
+    const auto of = [&]<class L>(L) {
+      b.emit(kBackward ? CrossEntropy<T, L>::backward : CrossEntropy<T, L>::forward, a);
+    };
+    if (l == DType::kInt64)
+      of(int64_t{});
+    else
+      of(int32_t{});
   };
-  if (t == DType::kFloat) emit(0.0F);
-  else emit(0.0);
+  if (t == DType::kFloat)
+    emit(0.0F);
+  else
+    emit(0.0);
   return true;
 }
 

@@ -26,7 +26,8 @@ using GradFn = Grads (*)(const Grad&);
 /// Outputs computed from the inputs by standard operators.
 using BodyFn = Grads (*)(const Grad&);
 
-/// Declares that an operator has no gradient to pass on (its gradient is zero everywhere it exists, or its inputs are discrete).
+/// Declares that an operator has no gradient to pass on (its gradient is zero everywhere it exists, or its inputs are
+/// discrete).
 Grads no_grad(const Grad&);
 
 struct OpDef {
@@ -37,12 +38,14 @@ struct OpDef {
   KernelFn kernel = nullptr;
   BindFn bind = nullptr;
   GradFn grad = nullptr;    // null: not differentiable by us (unless `body`); no_grad: zero
-  BodyFn body = nullptr;    // required for domain ortmod; used for gradient when `grad` is null, and for forward when `kernel` is null
+  BodyFn body = nullptr;    // required for domain ortmod; used for gradient when `grad` is null, and for forward when
+                            // `kernel` is null
   Pw pointwise = Pw{0};     // fusable pointwise operators
   int alias = -1;           // output 0 is a view of this input (same elements, same order)
   bool inplace = false;     // output 0 may overwrite an input of the same size and type
   bool exact = false;       // the rule gives gradients of exactly the inputs' shapes: nothing was broadcast
-  BodyFn replay = nullptr;  // of a random operator with a gradient: output 0 from the inputs and the drawn output 1 (double backward)
+  BodyFn replay = nullptr;  // of a random operator with a gradient: output 0 from the inputs and the drawn output 1
+                            // (double backward)
   bool random = false;      // draws from a generator: never folded, merged or recomputed
   int host_inputs = 0;      // bit i: input i is read on the host (shapes, axes), so it needs no device copy when known
   int shape_inputs = 0;     // bit i: only the shape of input i is read, so its elements need not be kept for backward

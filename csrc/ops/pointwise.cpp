@@ -222,7 +222,13 @@ Grads mean_grad(const Grad& g) {
 }
 
 OpDef function(std::string_view name, KernelFn kernel, Pw pw, GradFn grad) {
-  return {.name = name, .infer = infer_float, .kernel = kernel, .grad = grad, .pointwise = pw, .inplace = true, .exact = true};
+  return {.name = name,
+          .infer = infer_float,
+          .kernel = kernel,
+          .grad = grad,
+          .pointwise = pw,
+          .inplace = true,
+          .exact = true};
 }
 
 }  // namespace
@@ -310,13 +316,15 @@ OpTable pointwise_ops() {
        .kernel = unary<at::neg_out>,
        .grad = [](const Grad& g) -> Grads { return {-g.dy()}; },
        .pointwise = Pw::kNeg,
-       .inplace = true, .exact = true},
+       .inplace = true,
+       .exact = true},
       {.name = "Abs",
        .infer = infer_host1<infer_same, host_abs>,
        .kernel = unary<at::abs_out>,
        .grad = [](const Grad& g) -> Grads { return {g.dy() * sign(g.x())}; },
        .pointwise = Pw::kAbs,
-       .inplace = true, .exact = true},
+       .inplace = true,
+       .exact = true},
       {.name = "Sign",
        .infer = infer_host1<infer_same, host_sign>,
        .kernel = unary<at::sign_out>,

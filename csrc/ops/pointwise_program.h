@@ -42,7 +42,6 @@ const cpu::PwPlan* compile(PointwiseProgram& p, StepList& steps);
 /// Binds a node whose entry says `pointwise`.
 bool bind_pointwise(Bind& b);
 /// Emits a step that runs a compiled program on operands: inputs, then outputs.
-void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan,
-                    const SmallVec<Operand, 8>& operands);
+void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan, const SmallVec<Operand, 8>& operands);
 
 }  // namespace ortmod

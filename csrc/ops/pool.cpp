@@ -367,7 +367,12 @@ Expr lp_scale(Expr dy, Expr y, double p) {
 
 OpTable pool_ops() {
   return {
-      {.name = "MaxPool", .infer = infer_pool, .kernel = max_pool_kernel, .bind = bind_max_pool, .grad = max_pool_grad, .limits = "1 to 3 spatial axes"},
+      {.name = "MaxPool",
+       .infer = infer_pool,
+       .kernel = max_pool_kernel,
+       .bind = bind_max_pool,
+       .grad = max_pool_grad,
+       .limits = "1 to 3 spatial axes"},
       {.name = "MaxPoolGrad",
        .domain = "ortmod",
        .infer = infer_max_pool_grad,

@@ -30,7 +30,8 @@ DType output_dtype(const Node& n, DType fallback) {
   return static_cast<DType>(t);
 }
 
-// Dropout draws when its input training_mode says so; before opset 12 it has none and copies (mode.h rewrites it for training).
+// Dropout draws when its input training_mode says so; before opset 12 it has none and copies (mode.h rewrites it for
+// training).
 void infer_dropout(Infer& i) {
   i.same_as(0);
   Type mask = i.type(0);

@@ -20,8 +20,8 @@ Expr Grad::y(size_t i) const {
 int Grad::rank(size_t i) const {
   const int r = type(i).rank();
   if (r < 0)
-    ortmod::fail(ErrorKind::kGradient, "differentiate", "the rank of an operand is not known", node_, static_cast<int>(i),
-                 "declare the ranks of the model's inputs");
+    ortmod::fail(ErrorKind::kGradient, "differentiate", "the rank of an operand is not known", node_,
+                 static_cast<int>(i), "declare the ranks of the model's inputs");
   return r;
 }
 

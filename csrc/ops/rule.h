@@ -8,8 +8,8 @@ namespace ortmod {
 
 using Grads = std::vector<Expr>;
 
-/// A rule returns one Expr per input (empty = no gradient), of the shape that the forward computation broadcast to: summing back to the
-/// input's shape, accumulation, naming and dtypes are the builder's work.
+/// A rule returns one Expr per input (empty = no gradient), of the shape that the forward computation broadcast to:
+/// summing back to the input's shape, accumulation, naming and dtypes are the builder's work.
 class Grad {
  public:
   Grad(Node& node, Builder& b, std::vector<Expr> dy, std::vector<bool> needs)
@@ -25,7 +25,8 @@ class Grad {
   /// Output i; declared on the forward node when it was not wanted so far.
   Expr y(size_t i = 0) const;
   bool has_y(size_t i) const { return node_.out(i) != nullptr; }
-  /// The incoming gradient of output i; empty when nothing depends on it. dy() of a single-output operator is always there.
+  /// The incoming gradient of output i; empty when nothing depends on it. dy() of a single-output operator is always
+  /// there.
   Expr dy(size_t i = 0) const { return i < dy_.size() ? dy_[i] : Expr(); }
   bool needs(size_t i) const { return i < needs_.size() && needs_[i]; }
   const Type& type(size_t i = 0) const { return node_.in(i)->type; }
@@ -37,10 +38,13 @@ class Grad {
   auto attr(std::string_view key, T fallback) const {
     return node_.attr(key, fallback);
   }
-  std::vector<int64_t> ints(std::string_view key, std::vector<int64_t> fallback = {}) const { return node_.ints(key, std::move(fallback)); }
+  std::vector<int64_t> ints(std::string_view key, std::vector<int64_t> fallback = {}) const {
+    return node_.ints(key, std::move(fallback));
+  }
   /// Elements of a constant integer input, or nothing when it is computed at run time.
   std::optional<std::vector<int64_t>> const_ints(size_t i) const;
-  /// Axes from attribute `axes` or input `i`, whichever this version has; nothing when computed at run time; normalised to >= 0.
+  /// Axes from attribute `axes` or input `i`, whichever this version has; nothing when computed at run time; normalised
+  /// to >= 0.
   std::optional<std::vector<int64_t>> axes(size_t i = 1) const;
   [[noreturn]] void fail(const std::string& what, const std::string& advice = "") const;
 

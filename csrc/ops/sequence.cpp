@@ -3,8 +3,6 @@
 
 namespace ortmod {
 
-OpTable sequence_ops() {
-  return {};
-}
+OpTable sequence_ops() { return {}; }
 
 }  // namespace ortmod

@@ -12,7 +12,8 @@ void* StepList::alloc(size_t bytes, size_t align) {
     return at + bytes <= b.size;
   };
   if (blocks_.empty() || !fits(blocks_.back())) {
-    const size_t size = std::max<size_t>(bytes + align, blocks_.empty() ? 1024 : std::min<size_t>(blocks_.back().size * 2, 1 << 20));
+    const size_t size =
+        std::max<size_t>(bytes + align, blocks_.empty() ? 1024 : std::min<size_t>(blocks_.back().size * 2, 1 << 20));
     blocks_.push_back({std::make_unique<std::byte[]>(size), 0, size});
   }
   Block& b = blocks_.back();

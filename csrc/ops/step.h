@@ -1,4 +1,5 @@
-// Steps of a sized plan: a function pointer and a POD of operands and sizes; a step reads its operands as (base, offset).
+// Steps of a sized plan: a function pointer and a POD of operands and sizes; a step reads its operands as (base,
+// offset).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +23,8 @@ struct Operand {
 
 using StepFn = void (*)(const void* args, char* const* base);
 
-/// A step function over its own argument type, called through the common type (same calling convention: a pointer and a pointer).
+/// A step function over its own argument type, called through the common type (same calling convention: a pointer and a
+/// pointer).
 template <class Args>
 StepFn step_fn(void (*fn)(const Args&, char* const*)) {
   return reinterpret_cast<StepFn>(reinterpret_cast<void (*)()>(fn));

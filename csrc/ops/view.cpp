@@ -463,7 +463,8 @@ void infer_with_gradient(Infer& c) {
 
 Grads with_gradient_body(const Grad& g) {
   Grads r;
-  for (size_t o = 0; o < g.num_outputs(); ++o) r.push_back(g.has_x(inlined(g.node(), o)) ? g.x(inlined(g.node(), o)) : Expr());
+  for (size_t o = 0; o < g.num_outputs(); ++o)
+    r.push_back(g.has_x(inlined(g.node(), o)) ? g.x(inlined(g.node(), o)) : Expr());
   return r;
 }
 

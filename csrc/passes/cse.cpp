@@ -37,9 +37,12 @@ void put_literal(std::string& key, const Literal& l) {
 /// False: an attribute that is not compared.
 bool put_attr(std::string& key, const Attr& a) {
   put(key, a.index());
-  if (const auto* i = std::get_if<int64_t>(&a)) put(key, *i);
-  else if (const auto* f = std::get_if<double>(&a)) put(key, std::bit_cast<uint64_t>(*f));
-  else if (const auto* s = std::get_if<std::string>(&a)) put_text(key, *s);
+  if (const auto* i = std::get_if<int64_t>(&a))
+    put(key, *i);
+  else if (const auto* f = std::get_if<double>(&a))
+    put(key, std::bit_cast<uint64_t>(*f));
+  else if (const auto* s = std::get_if<std::string>(&a))
+    put_text(key, *s);
   else if (const auto* v = std::get_if<std::vector<int64_t>>(&a)) {
     put(key, v->size());
     for (const int64_t x : *v) put(key, x);
@@ -49,8 +52,10 @@ bool put_attr(std::string& key, const Attr& a) {
   } else if (const auto* w = std::get_if<std::vector<std::string>>(&a)) {
     put(key, w->size());
     for (const std::string& x : *w) put_text(key, x);
-  } else if (const auto* l = std::get_if<LiteralPtr>(&a)) put_literal(key, **l);
-  else return false;
+  } else if (const auto* l = std::get_if<LiteralPtr>(&a))
+    put_literal(key, **l);
+  else
+    return false;
   return true;
 }
 

@@ -15,20 +15,23 @@ constexpr size_t kMostGrowth = 1 << 20;  // bytes that a constant may have more 
 
 at::Tensor tensor_of(const LiteralPtr& l) {
   const std::vector<int64_t> dims(l->dims().begin(), l->dims().end());
-  return at::from_blob(const_cast<void*>(l->data()), dims, [l](void*) {}, at::TensorOptions(to_scalar_type(l->dtype())));
+  return at::from_blob(
+      const_cast<void*>(l->data()), dims, [l](void*) {}, at::TensorOptions(to_scalar_type(l->dtype())));
 }
 
 LiteralPtr literal_of(const at::Tensor& t) {
   auto owner = std::make_shared<at::Tensor>(t.contiguous());
   Dims dims(t.sizes().begin(), t.sizes().end());
-  return std::make_shared<const Literal>(from_scalar_type(t.scalar_type()), std::move(dims), owner, owner->const_data_ptr(), owner->nbytes());
+  return std::make_shared<const Literal>(from_scalar_type(t.scalar_type()), std::move(dims), owner,
+                                         owner->const_data_ptr(), owner->nbytes());
 }
 
 bool has_tensor(DType t) { return is_float(t) || is_integer(t) || t == DType::kBool; }
 
 /// The elements that inference knows, when all are numbers.
 LiteralPtr known_elements(const Value& v) {
-  if (!v.host || (v.type.dtype != DType::kInt64 && v.type.dtype != DType::kInt32 && v.type.dtype != DType::kBool)) return nullptr;
+  if (!v.host || (v.type.dtype != DType::kInt64 && v.type.dtype != DType::kInt32 && v.type.dtype != DType::kBool))
+    return nullptr;
   const HostInts& h = *v.host;
   std::vector<int64_t> elements;
   for (const Dim d : h.v) {
@@ -38,7 +41,8 @@ LiteralPtr known_elements(const Value& v) {
   for (const Dim d : h.dims)
     if (!is_known(d)) return nullptr;
   if (numel(h.dims) != static_cast<Dim>(elements.size())) return nullptr;
-  if (v.type.dtype == DType::kInt64) return Literal::copy(DType::kInt64, h.dims, elements.data(), elements.size() * sizeof(int64_t));
+  if (v.type.dtype == DType::kInt64)
+    return Literal::copy(DType::kInt64, h.dims, elements.data(), elements.size() * sizeof(int64_t));
   if (v.type.dtype == DType::kInt32) {
     const std::vector<int32_t> e(elements.begin(), elements.end());
     return Literal::copy(DType::kInt32, h.dims, e.data(), e.size() * sizeof(int32_t));
@@ -60,8 +64,10 @@ bool is_foldable(Node& n, const PassContext& c) {
   for (const Value* v : n.outputs) {
     if (!v) continue;
     if (!has_tensor(v->type.dtype) || v->type.kind != Kind::kTensor) return false;
-    if (v->type.is_static()) out_bytes += static_cast<size_t>(numel(v->type.dims)) * dtype_size(v->type.dtype);
-    else if (n.is("ConstantOfShape") || n.is("Expand") || n.is("Range") || n.is("Tile") || n.is("OneHot")) return false;
+    if (v->type.is_static())
+      out_bytes += static_cast<size_t>(numel(v->type.dims)) * dtype_size(v->type.dtype);
+    else if (n.is("ConstantOfShape") || n.is("Expand") || n.is("Range") || n.is("Tile") || n.is("OneHot"))
+      return false;
   }
   return out_bytes <= in_bytes + kMostGrowth;
 }
@@ -94,7 +100,8 @@ int fold_graph(Graph& g, const PassContext& c) {
   for (Node* n : g.nodes()) {
     each_subgraph(*n, [&](Graph& s) { folded += fold_graph(s, c); });
     const auto leave = [&] { kept.push_back(n); };
-    if (n->outputs.empty() || std::any_of(n->outputs.begin(), n->outputs.end(), [&](const Value* v) { return v && outputs.contains(v); })) {
+    if (n->outputs.empty() ||
+        std::any_of(n->outputs.begin(), n->outputs.end(), [&](const Value* v) { return v && outputs.contains(v); })) {
       leave();
       continue;
     }

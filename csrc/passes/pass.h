@@ -33,11 +33,13 @@ struct PassReport {
 
 std::span<const Pass> all_passes();
 /// Runs the list `names` (empty: the standard list) through the gate:
-/// ORTMOD_DISABLE=a,b skips passes; ORTMOD_STOP_AFTER=n stops after n; ORTMOD_DUMP=dir writes `dir/<run>_<nn>_<pass>.onnxtxt`;
-/// ORTMOD_VERIFY=1 (always in debug builds) verifies after each.
-std::vector<PassReport> optimise(Graph& g, const PassContext& context = {}, std::span<const std::string_view> names = {});
+/// ORTMOD_DISABLE=a,b skips passes; ORTMOD_STOP_AFTER=n stops after n; ORTMOD_DUMP=dir writes
+/// `dir/<run>_<nn>_<pass>.onnxtxt`; ORTMOD_VERIFY=1 (always in debug builds) verifies after each.
+std::vector<PassReport> optimise(Graph& g, const PassContext& context = {},
+                                 std::span<const std::string_view> names = {});
 
-/// Types of all values by infer_node; a declared type that contradicts the inferred one is a ModelError (outputs) that names the node.
+/// Types of all values by infer_node; a declared type that contradicts the inferred one is a ModelError (outputs) that
+/// names the node.
 void infer_all(Graph& g);
 /// Every operator without an entry in one UnsupportedOpError, with the names of the nodes.
 void check_supported(const Graph& g);

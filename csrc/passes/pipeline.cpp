@@ -20,7 +20,8 @@ constexpr Pass kPasses[] = {
     {"fuse_pointwise", fuse_pointwise, "pointwise nodes of one shape become one"},
 };
 
-constexpr std::string_view kStandard[] = {"simplify", "fold", "simplify", "cse", "dce", "fuse_matmul", "fuse_pointwise"};
+constexpr std::string_view kStandard[] = {"simplify", "fold",        "simplify",      "cse",
+                                          "dce",      "fuse_matmul", "fuse_pointwise"};
 
 std::string variable(const char* name) {
   const char* v = std::getenv(name);
@@ -50,7 +51,8 @@ struct Gate {
   int run = 0;
 
   Gate() {
-    if (const std::string n = variable("ORTMOD_STOP_AFTER"); !n.empty()) stop_after = std::strtol(n.c_str(), nullptr, 10);
+    if (const std::string n = variable("ORTMOD_STOP_AFTER"); !n.empty())
+      stop_after = std::strtol(n.c_str(), nullptr, 10);
 #ifndef NDEBUG
     verifies = true;
 #endif
@@ -61,9 +63,11 @@ struct Gate {
   void write(const Graph& g, size_t number, std::string_view name) const {
     if (dump.empty()) return;
     char file[64];
-    std::snprintf(file, sizeof file, "/%03d_%02zu_%.*s.onnxtxt", run, number, static_cast<int>(name.size()), name.data());
+    std::snprintf(file, sizeof file, "/%03d_%02zu_%.*s.onnxtxt", run, number, static_cast<int>(name.size()),
+                  name.data());
     std::ofstream out(dump + file);
-    if (!(out << to_text(g))) fail(ErrorKind::kModel, "optimise", "ORTMOD_DUMP: the file \"" + dump + file + "\" cannot be written");
+    if (!(out << to_text(g)))
+      fail(ErrorKind::kModel, "optimise", "ORTMOD_DUMP: the file \"" + dump + file + "\" cannot be written");
   }
 };
 
@@ -79,7 +83,8 @@ std::vector<PassReport> optimise(Graph& g, const PassContext& context, std::span
   for (const std::string_view name : names) {
     const Pass& pass = find_pass(name);
     PassReport report{pass.name};
-    report.skipped = listed(gate.disabled, name) || (gate.stop_after >= 0 && static_cast<long>(reports.size()) >= gate.stop_after);
+    report.skipped =
+        listed(gate.disabled, name) || (gate.stop_after >= 0 && static_cast<long>(reports.size()) >= gate.stop_after);
     if (!report.skipped) {
       const auto start = std::chrono::steady_clock::now();
       report.changes = pass.run(g, context);

@@ -20,7 +20,9 @@ bool is_all(const Value* v, double number, const PassContext& c) {
   constexpr int64_t kMost = 4096;
   if (!c.is_fixed(v)) return false;
   const Literal& l = *v->literal;
-  if (l.numel() == 0 || l.numel() > kMost || !(is_float(l.dtype()) || is_integer(l.dtype()) || l.dtype() == DType::kBool)) return false;
+  if (l.numel() == 0 || l.numel() > kMost ||
+      !(is_float(l.dtype()) || is_integer(l.dtype()) || l.dtype() == DType::kBool))
+    return false;
   for (int64_t i = 0; i < l.numel(); ++i)
     if (l.at(i) != number) return false;
   return true;
@@ -61,8 +63,10 @@ class Simplifier {
  private:
   /// The output of the graph that node n makes out of `same`, a value that only n reads, is that value.
   int give_name(Node& n, Value* same) {
-    const bool own = same->producer && same->producer->graph == &g_ && same->uses.size() == 1 && !outputs_.contains(same);
-    if (!own || n.op->name == "Identity" || n.outputs.size() != 1 || n.out()->type.dtype != same->type.dtype || !same_dims(n.out()->type, same->type))
+    const bool own =
+        same->producer && same->producer->graph == &g_ && same->uses.size() == 1 && !outputs_.contains(same);
+    if (!own || n.op->name == "Identity" || n.outputs.size() != 1 || n.out()->type.dtype != same->type.dtype ||
+        !same_dims(n.out()->type, same->type))
       return 0;
     const std::string name = n.out()->name;
     Value* old = n.out();
@@ -94,7 +98,9 @@ class Simplifier {
       g_.set_input(&n, 0, before->in(0));
       return true;
     }
-    if (n.is("Reshape") && (before->is("Reshape") || before->is("Flatten") || before->is("Squeeze") || before->is("Unsqueeze")) && c_.is_fixed(n.in(1))) {
+    if (n.is("Reshape") &&
+        (before->is("Reshape") || before->is("Flatten") || before->is("Squeeze") || before->is("Unsqueeze")) &&
+        c_.is_fixed(n.in(1))) {
       const std::vector<int64_t> to = n.in(1)->literal->to_ints();
       if (std::find(to.begin(), to.end(), 0) != to.end()) return false;
       g_.set_input(&n, 0, before->in(0));
@@ -120,9 +126,13 @@ class Simplifier {
       const bool mask = n.out(1) && (!n.out(1)->uses.empty() || outputs_.contains(n.out(1)));
       return off && !mask ? x : nullptr;
     }
-    if (op == "Cast") return n.out()->type.dtype == x->type.dtype && n.attr("to", 0) == static_cast<int64_t>(x->type.dtype) ? x : nullptr;
-    if (op == "Add" && y) return is_all(y, 0, c_) && keeps_shape(n, x, y) ? x : is_all(x, 0, c_) && keeps_shape(n, y, x) ? y : nullptr;
-    if (op == "Mul" && y) return is_all(y, 1, c_) && keeps_shape(n, x, y) ? x : is_all(x, 1, c_) && keeps_shape(n, y, x) ? y : nullptr;
+    if (op == "Cast")
+      return n.out()->type.dtype == x->type.dtype && n.attr("to", 0) == static_cast<int64_t>(x->type.dtype) ? x
+                                                                                                            : nullptr;
+    if (op == "Add" && y)
+      return is_all(y, 0, c_) && keeps_shape(n, x, y) ? x : is_all(x, 0, c_) && keeps_shape(n, y, x) ? y : nullptr;
+    if (op == "Mul" && y)
+      return is_all(y, 1, c_) && keeps_shape(n, x, y) ? x : is_all(x, 1, c_) && keeps_shape(n, y, x) ? y : nullptr;
     if (op == "Sub" && y) return is_all(y, 0, c_) && keeps_shape(n, x, y) ? x : nullptr;
     if ((op == "Div" || op == "Pow") && y) return is_all(y, 1, c_) && keeps_shape(n, x, y) ? x : nullptr;
     if (op == "Neg" || op == "Not") {
@@ -137,7 +147,8 @@ class Simplifier {
       return x;
     }
     if (op == "Reshape" || op == "Expand" || op == "Flatten") return same_dims(n.out()->type, x->type) ? x : nullptr;
-    if (op == "Sum" || op == "Max" || op == "Min" || op == "Mean" || op == "Concat") return n.inputs.size() == 1 ? x : nullptr;
+    if (op == "Sum" || op == "Max" || op == "Min" || op == "Mean" || op == "Concat")
+      return n.inputs.size() == 1 ? x : nullptr;
     if (op == "Slice") {
       const Value* steps = n.in(4);
       return (!steps || is_all(steps, 1, c_)) && same_dims(n.out()->type, x->type) ? x : nullptr;

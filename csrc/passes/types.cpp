@@ -11,17 +11,21 @@ namespace ortmod {
 namespace {
 
 [[noreturn]] void contradicts(const Value& v, const Type& declared) {
-  fail(ErrorKind::kModel, "import", "\"" + v.name + "\" is declared as " + to_string(declared) + ", but is " + to_string(v.type), *v.producer);
+  fail(ErrorKind::kModel, "import",
+       "\"" + v.name + "\" is declared as " + to_string(declared) + ", but is " + to_string(v.type), *v.producer);
 }
 
-/// A declared type against the inferred one. Ranks, and the dimensions of inner values, are often wrong in files that run: those yield.
+/// A declared type against the inferred one. Ranks, and the dimensions of inner values, are often wrong in files that
+/// run: those yield.
 void check_declared(const Value& v, const Type& declared, bool output) {
   if (declared.dtype == DType::kUndefined || v.type.dtype == DType::kUndefined) return;
-  if (declared.kind != Kind::kTensor && v.type.kind == Kind::kTensor && v.producer->is("ai.onnx.ml", "ZipMap")) return;  // see its limits
+  if (declared.kind != Kind::kTensor && v.type.kind == Kind::kTensor && v.producer->is("ai.onnx.ml", "ZipMap"))
+    return;  // see its limits
   if (declared.dtype != v.type.dtype || declared.kind != v.type.kind) contradicts(v, declared);
   if (!output || v.type.kind != Kind::kTensor || declared.rank() != v.type.rank()) return;
   for (size_t i = 0; i < declared.dims.size(); ++i)
-    if (is_known(declared.dims[i]) && is_known(v.type.dims[i]) && declared.dims[i] != v.type.dims[i]) contradicts(v, declared);
+    if (is_known(declared.dims[i]) && is_known(v.type.dims[i]) && declared.dims[i] != v.type.dims[i])
+      contradicts(v, declared);
 }
 
 /// What a sub-graph is called with: types that its inputs do not declare.
@@ -30,7 +34,8 @@ void type_inner_inputs(const Node& n, Graph& s) {
   for (size_t i = 0; i < s.inputs.size(); ++i) {
     Value* v = s.inputs[i];
     if (v->type.dtype != DType::kUndefined) continue;
-    if (loop && i < 2) v->type = Type(i == 0 ? DType::kInt64 : DType::kBool, {});
+    if (loop && i < 2)
+      v->type = Type(i == 0 ? DType::kInt64 : DType::kBool, {});
     else if (const Value* outer = n.in(i); outer && outer->type.dtype != DType::kUndefined) {
       v->type = Type::unranked(outer->type.dtype);
       v->type.kind = outer->type.kind;
@@ -66,7 +71,8 @@ void collect_missing(const Graph& g, Missing& missing) {
   for (Node* n : g.nodes()) {
     const OpDef* def = find_op(*n);
     if (!def || n->version < def->since || (!def->kernel && !def->bind && !def->body)) {
-      const std::string op = (n->op->domain.empty() ? "ai.onnx" : n->op->domain) + "::" + n->op->name + "-" + std::to_string(n->version);
+      const std::string op =
+          (n->op->domain.empty() ? "ai.onnx" : n->op->domain) + "::" + n->op->name + "-" + std::to_string(n->version);
       missing[op].push_back(n->name.empty() && n->out() ? n->out()->name : n->name);
     }
     each_subgraph(*n, [&](const Graph& s) { collect_missing(s, missing); });
@@ -76,8 +82,9 @@ void collect_missing(const Graph& g, Missing& missing) {
 void check_tensor(const Value& v, const std::string& what) {
   if (v.type.kind == Kind::kTensor) return;
   const Node* n = v.producer ? v.producer : v.uses.empty() ? nullptr : v.uses[0].node;
-  fail(ErrorKind::kUnsupportedOp, "import", what + " \"" + v.name + "\" is no tensor: got " + to_string(v.type) + ", expected a tensor" +
-       (n ? where(*n) : "") + "; give its elements names of their own");
+  fail(ErrorKind::kUnsupportedOp, "import",
+       what + " \"" + v.name + "\" is no tensor: got " + to_string(v.type) + ", expected a tensor" +
+           (n ? where(*n) : "") + "; give its elements names of their own");
 }
 
 }  // namespace
@@ -89,10 +96,12 @@ void check_supported(const Graph& g) {
   collect_missing(g, missing);
   if (missing.empty()) return;
   constexpr size_t kNamed = 5;
-  std::string what = std::to_string(missing.size()) + (missing.size() == 1 ? " operator is" : " operators are") + " not supported: ";
+  std::string what =
+      std::to_string(missing.size()) + (missing.size() == 1 ? " operator is" : " operators are") + " not supported: ";
   bool first = true, lists = false;
   for (const auto& [op, nodes] : missing) {
-    for (const char* part : {"::Sequence", "FromSequence-", "ToSequence-", "::Optional"}) lists = lists || op.find(part) != std::string::npos;
+    for (const char* part : {"::Sequence", "FromSequence-", "ToSequence-", "::Optional"})
+      lists = lists || op.find(part) != std::string::npos;
     what += (first ? "" : "; ") + op + " (node";
     for (size_t i = 0; i < nodes.size() && i < kNamed; ++i) what += (i ? ", \"" : " \"") + nodes[i] + "\"";
     if (nodes.size() > kNamed) what += " and " + std::to_string(nodes.size() - kNamed) + " more";
@@ -100,8 +109,10 @@ void check_supported(const Graph& g) {
     first = false;
   }
   if (lists)
-    what += "; sequences and optionals run where constants say what is in them: positions, sizes of pieces, how many there are. Others have no "
-            "form as tensors: export the model without them";
+    what +=
+        "; sequences and optionals run where constants say what is in them: positions, sizes of pieces, how many there "
+        "are. Others have no "
+        "form as tensors: export the model without them";
   fail(ErrorKind::kUnsupportedOp, "import", what);
 }
 

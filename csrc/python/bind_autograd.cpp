@@ -258,7 +258,8 @@ PyType_Spec call_spec = {"ortmod._C.Call", sizeof(CallObject), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, call_slots};
 PyMethodDef empty_function_def = {
     "empty_function", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&empty_function_vectorcall)),
-    METH_FASTCALL, "empty_function(shape, *tensors): a C++ autograd Function that computes nothing, to measure against."};
+    METH_FASTCALL,
+    "empty_function(shape, *tensors): a C++ autograd Function that computes nothing, to measure against."};
 
 }  // namespace
 

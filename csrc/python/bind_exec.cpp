@@ -64,13 +64,14 @@ void bind_exec(py::module_& m) {
              d["backward"] = r.backward_text;
              return d;
            })
-      .def("time_steps",
-           [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training,
-              int64_t repeats, bool backward) {
-             py::gil_scoped_release release;
-             return e.time_steps(args, mode_from(e, needs, training), repeats, backward);
-           },
-           py::arg("args"), py::arg("needs"), py::arg("training"), py::arg("repeats"), py::arg("backward") = false)
+      .def(
+          "time_steps",
+          [](Executable& e, const std::vector<at::Tensor>& args, const std::vector<int64_t>& needs, bool training,
+             int64_t repeats, bool backward) {
+            py::gil_scoped_release release;
+            return e.time_steps(args, mode_from(e, needs, training), repeats, backward);
+          },
+          py::arg("args"), py::arg("needs"), py::arg("training"), py::arg("repeats"), py::arg("backward") = false)
       .def("updated_args", &Executable::updated_args)
       .def("joint", [](Executable& e, const std::vector<int64_t>& needs,
                        bool training) { return e.joint(mode_from(e, needs, training)); })

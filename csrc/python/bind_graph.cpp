@@ -101,11 +101,13 @@ void weights_to_inputs(Graph& g, const std::vector<std::string>& names) {
 }
 
 /// The same, as a model whose inputs come in the order `listed`, those that it does not name last.
-Model with_default_inputs(const Model& m, const std::vector<std::string>& names, const std::vector<std::string>& listed, bool defaults) {
+Model with_default_inputs(const Model& m, const std::vector<std::string>& names, const std::vector<std::string>& listed,
+                          bool defaults) {
   auto g = m.graph->clone();
   weights_to_inputs(*g, names);
   const auto place = [&](const Value* v) { return std::find(listed.begin(), listed.end(), v->name) - listed.begin(); };
-  std::stable_sort(g->inputs.begin(), g->inputs.end(), [&](const Value* a, const Value* b) { return place(a) < place(b); });
+  std::stable_sort(g->inputs.begin(), g->inputs.end(),
+                   [&](const Value* a, const Value* b) { return place(a) < place(b); });
   if (!defaults)
     for (Value* v : g->inputs) v->literal = nullptr;
   return {std::move(g)};
@@ -136,7 +138,8 @@ py::tuple split_of(const Model& m, const GradientOptions& options) {
   for (const Value* w : m.graph->weights)
     if (std::find(options.wrt.begin(), options.wrt.end(), w->name) != options.wrt.end()) weights.push_back(w->name);
   Split s = split(j, weights);
-  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, seed_names(j), gradient_names(j));
+  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, seed_names(j),
+                        gradient_names(j));
 }
 
 py::list old_forms_of(const Model& m, const GradientOptions& options) {

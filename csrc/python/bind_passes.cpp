@@ -14,7 +14,8 @@ py::tuple optimised(const Model& m, const std::vector<std::string>& variable, co
   PassContext context;
   for (const std::string& name : variable) {
     const Value* v = g->find(name);
-    if (!v) fail(ErrorKind::kModel, "optimise", "variable: got \"" + name + "\", expected the name of a value of the graph");
+    if (!v)
+      fail(ErrorKind::kModel, "optimise", "variable: got \"" + name + "\", expected the name of a value of the graph");
     context.variable.insert(v);
   }
   const std::vector<std::string_view> names(passes.begin(), passes.end());

@@ -152,7 +152,8 @@ void test_pointwise(std::vector<int64_t> sizes, std::vector<std::vector<int64_t>
   }
 }
 
-/// Largest error in units of the last place of a one-argument function over [lo, hi], and its value at NaN and infinities.
+/// Largest error in units of the last place of a one-argument function over [lo, hi], and its value at NaN and
+/// infinities.
 void test_math(Pw op, double (*f)(double), double lo, double hi, double ulps) {
   const int n = 20011;
   std::vector<float> x(n), y(n);
@@ -185,10 +186,14 @@ void test_math(Pw op, double (*f)(double), double lo, double hi, double ulps) {
 }  // namespace
 
 int main() {
-  test_math(Pw::kExp, [](double x) { return std::exp(x); }, -100, 95, 1.5);
-  test_math(Pw::kTanh, [](double x) { return std::tanh(x); }, -12, 12, 2.5);
-  test_math(Pw::kErf, [](double x) { return std::erf(x); }, -6, 6, 2.5);
-  test_math(Pw::kSigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -80, 30, 3);
+  test_math(
+      Pw::kExp, [](double x) { return std::exp(x); }, -100, 95, 1.5);
+  test_math(
+      Pw::kTanh, [](double x) { return std::tanh(x); }, -12, 12, 2.5);
+  test_math(
+      Pw::kErf, [](double x) { return std::erf(x); }, -6, 6, 2.5);
+  test_math(
+      Pw::kSigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -80, 30, 3);
   test_gemm<float>();
   test_gemm<double>();
   const std::vector<std::vector<int64_t>> all = {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}};

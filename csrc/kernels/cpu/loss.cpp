@@ -15,8 +15,8 @@ namespace {
 
 int64_t checked(int64_t label, int64_t row, int64_t cols) {
   if (label < 0 || label >= cols)
-    throw std::out_of_range("label " + std::to_string(label) + " of row " + std::to_string(row) + " is not a class: expected 0 to " +
-                            std::to_string(cols - 1));
+    throw std::out_of_range("label " + std::to_string(label) + " of row " + std::to_string(row) +
+                            " is not a class: expected 0 to " + std::to_string(cols - 1));
   return label;
 }
 
@@ -30,8 +30,8 @@ double weight_of(const L* labels, const T* weights, int64_t ignore, int64_t row,
 }  // namespace
 
 template <class T, class L>
-void cross_entropy(const T* x, const L* labels, const T* weights, int64_t ignore, T* log_prob, T* loss, int64_t rows, int64_t cols,
-                   Total total) {
+void cross_entropy(const T* x, const L* labels, const T* weights, int64_t ignore, T* log_prob, T* loss, int64_t rows,
+                   int64_t cols, Total total) {
   softmax(x, log_prob, rows, cols, true);
   double sum = 0, weight = 0;
   for (int64_t r = 0; r < rows; ++r) {
@@ -49,8 +49,8 @@ void cross_entropy(const T* x, const L* labels, const T* weights, int64_t ignore
 }
 
 template <class T, class L>
-void cross_entropy_grad(const T* dloss, const T* log_prob, const L* labels, const T* weights, int64_t ignore, T* dx, int64_t rows,
-                        int64_t cols, Total total) {
+void cross_entropy_grad(const T* dloss, const T* log_prob, const L* labels, const T* weights, int64_t ignore, T* dx,
+                        int64_t rows, int64_t cols, Total total) {
   using V = Vectorized<T>;
   constexpr int W = V::size();
   double weight = 1;
@@ -83,8 +83,8 @@ void cross_entropy_grad(const T* dloss, const T* log_prob, const L* labels, cons
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / cols), run);
 }
 
-#define ORTMOD_CROSS_ENTROPY(T, L)                                                                                        \
-  template void cross_entropy<T, L>(const T*, const L*, const T*, int64_t, T*, T*, int64_t, int64_t, Total);              \
+#define ORTMOD_CROSS_ENTROPY(T, L)                                                                           \
+  template void cross_entropy<T, L>(const T*, const L*, const T*, int64_t, T*, T*, int64_t, int64_t, Total); \
   template void cross_entropy_grad<T, L>(const T*, const T*, const L*, const T*, int64_t, T*, int64_t, int64_t, Total);
 ORTMOD_CROSS_ENTROPY(float, int64_t)
 ORTMOD_CROSS_ENTROPY(float, int32_t)
