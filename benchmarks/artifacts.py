@@ -1,6 +1,7 @@
 """CPU time of a training step of artifacts, one thread: `python benchmarks/artifacts.py [--peer PYTHON]`.
 
-PYTHON is the interpreter of an environment that has onnxruntime-training-cpu 1.19.2, which runs the same loop on its own artifacts.
+PYTHON is the interpreter of an environment that has onnxruntime-training-cpu 1.19.2 (`training.py` makes one,
+.venv-peers), which runs the same loop on its own artifacts.
 Times are process times, medians of 7 runs, so that other load on the machine counts less.
 """
 
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,11 @@ def timed(step: Any, repeats: int) -> float:
 
 def measure(package: str, case: str) -> float:
     if package == "onnxruntime-training":
-        import onnxruntime  # noqa: I001
+        import onnxruntime
+
+        training = types.ModuleType("onnxruntime.training")  # its own __init__ imports torch, which api and artifacts do not need
+        training.__path__ = [str(Path(onnxruntime.__file__).parent / "training")]
+        sys.modules[training.__name__] = training
         from onnxruntime.training import api, artifacts
 
         options = onnxruntime.SessionOptions()
