@@ -18,23 +18,7 @@ def seeded():
     np.random.seed(0)
 
 
-GAPS = [
-    line.strip()
-    for line in (Path(__file__).parent / "known_gaps.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-]
-
-
-def mark_gaps(items):
-    """Known gaps are expected failures; see known_gaps.txt."""
-    for item in items:
-        for gap in GAPS:
-            if item.nodeid.startswith(gap.removeprefix("!")):
-                item.add_marker(pytest.mark.xfail(reason="known gap", run=not gap.startswith("!"), strict=False))
-
-
 def pytest_collection_modifyitems(items):
-    mark_gaps(items)
     no_cuda = pytest.mark.skip(reason="no CUDA device")
     for item in items:
         if "models" in Path(item.path).relative_to(Path(__file__).parent).parts[:-1]:

@@ -1,17 +1,17 @@
 """Fitted estimators of scikit-learn as graphs that go on training."""
 
 import pickle
-import warnings
 
 import numpy as np
 import onnxruntime
 import pytest
+from estimators import quiet  # noqa: F401
 from sklearn import ensemble, linear_model, neural_network, svm, tree
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import SelectKBest
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -19,13 +19,6 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures
 
 from ortmod import OrtmodError
 from ortmod.sklearn import EstimatorError, OnnxClassifier, OnnxRegressor
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
 
 
 def table(rows: int = 120):
