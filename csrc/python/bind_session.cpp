@@ -1,10 +1,73 @@
 // Sessions over training artifacts for Python; steps run without the GIL.
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "python/arrays.h"
 #include "python/bind.h"
-#include "train/session.h"
 
 namespace py = pybind11;
 
 namespace ortmod {
+namespace {
+
+py::object returned(std::vector<py::object>& results) {
+  if (results.size() == 1) return std::move(results[0]);
+  py::tuple r(results.size());
+  for (size_t i = 0; i < results.size(); ++i) r[i] = std::move(results[i]);
+  return r;
+}
+
+/// Inputs or outputs that the session cannot use where they are.
+py::object step_on_copies(Session& s, bool training, const py::args& inputs, bool tensors) {
+  std::vector<at::Tensor> given, found;
+  for (const py::handle value : inputs) given.push_back(to_tensor(value));
+  {
+    const py::gil_scoped_release release;
+    found = training ? s.train_step(given) : s.eval_step(given);
+  }
+  std::vector<py::object> results;
+  for (const at::Tensor& t : found) results.push_back(tensors ? py::cast(t) : to_array(t));
+  return returned(results);
+}
+
+/// A step on numpy arrays, tensors or whatever can become one; outputs are tensors if all inputs are, else arrays.
+py::object step(Session& s, bool training, const py::args& inputs) {
+  SmallVec<Column, 4> columns;
+  bool in_place = s.device().is_cpu(), tensors = inputs.size() > 0;
+  for (const py::handle value : inputs) {
+    Column c;
+    in_place = in_place && as_column(value, c);
+    tensors = tensors && THPVariable_Check(value.ptr());
+    columns.push_back(c);
+  }
+  if (!in_place) return step_on_copies(s, training, inputs, tensors);
+  const c10::ArrayRef<at::Tensor> types = s.begin(training, {columns.data(), columns.size()});
+  std::vector<py::object> results(types.size());
+  for (size_t i = 0; i < types.size(); ++i) {
+    const at::Tensor& t = types[i];
+    py::array array;
+    if (!t.defined()) {
+      continue;
+    } else if (!tensors && new_array(t.scalar_type(), t.sizes(), array)) {
+      s.bind_output(i, array.mutable_data());
+      results[i] = std::move(array);
+    } else {
+      at::Tensor made = at::empty_like(t);
+      s.bind_output(i, made.data_ptr());
+      results[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(made)));
+    }
+  }
+  {
+    const py::gil_scoped_release release;
+    s.finish();
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (!results[i]) results[i] = py::cast(types[i]);
+    if (!tensors && THPVariable_Check(results[i].ptr())) results[i] = to_array(THPVariable_Unpack(results[i].ptr()));
+  }
+  return returned(results);
+}
+
+}  // namespace
 
 void bind_session(py::module_& m) {
   using Guard = py::call_guard<py::gil_scoped_release>;
@@ -19,8 +82,8 @@ void bind_session(py::module_& m) {
            }),
            py::arg("training"), py::arg("evaluation"), py::arg("parameters"), py::arg("device") = "cpu")
       .def("set_optimizer", &Session::set_optimizer, Guard())
-      .def("train_step", &Session::train_step, Guard())
-      .def("eval_step", &Session::eval_step, Guard())
+      .def("train_step", [](Session& s, const py::args& inputs) { return step(s, true, inputs); })
+      .def("eval_step", [](Session& s, const py::args& inputs) { return step(s, false, inputs); })
       .def("lazy_reset_grad", &Session::lazy_reset_grad)
       .def("optimizer_step", &Session::optimizer_step, Guard())
       .def_readwrite("learning_rate", &Session::learning_rate)

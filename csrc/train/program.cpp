@@ -17,6 +17,8 @@ void Scalar::set(double v) {
     *static_cast<float*>(data_) = static_cast<float>(v);
   } else if (tensor_.is_cpu() && type_ == DType::kDouble) {
     *static_cast<double*>(data_) = v;
+  } else if (tensor_.is_cpu() && type_ == DType::kInt64) {
+    *static_cast<int64_t*>(data_) = static_cast<int64_t>(v);
   } else {
     tensor_.fill_(v);
   }

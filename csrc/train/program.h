@@ -70,6 +70,7 @@ class Program {
   void bind(Run& r, size_t column, char* data) const {
     if (r.column_base[column] >= 0) r.frame->bind(r.column_base[column], data);
   }
+  void bind_output(Run& r, size_t output, void* data) const { r.frame->bind(plan_->base_of_output(output), data); }
   void run(Run& r) const;
   const Composed& composed() const { return c_; }
   /// Index of an output by its role, -1: none.

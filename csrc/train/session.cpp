@@ -236,8 +236,9 @@ void Session::set_optimizer(const std::string& path) {
       donors[{"updated_" + name, index}] = c.fixed.size();
       key = name == "params" ? weight : name == "gradients" ? weight + std::string(kBuffer) : state(name, weight);
     } else if (name == "learning_rate" || name == "step") {
-      values_[name] =
-          at::zeros({1}, at::TensorOptions().dtype(name == "step" ? at::kLong : at::kFloat).device(device_));
+      std::unique_ptr<Scalar>& own = name == "step" ? count_ : rate_;
+      own = std::make_unique<Scalar>(name == "step" ? DType::kInt64 : DType::kFloat, device_);
+      values_[name] = own->tensor();
     } else {
       fail(ErrorKind::kModel, kStage,
            "this is no optimizer model: got the input \"" + name + "\", expected learning_rate, step, and sequences");
@@ -256,53 +257,84 @@ void Session::set_optimizer(const std::string& path) {
   update_ = std::move(p);
 }
 
-std::vector<at::Tensor> Session::run(Part& p, const std::vector<at::Tensor>& inputs, const std::string& what) {
+void Session::check(const Part& p, bool training, c10::ArrayRef<Column> inputs) const {
   if (inputs.size() != p.inputs.size())
     fail(ErrorKind::kShape, kStage,
-         "wrong number of inputs of the " + what + " model: got " + std::to_string(inputs.size()) + ", expected " +
-             std::to_string(p.inputs.size()) + " (" + list_of(p.inputs) + ")");
-  std::vector<std::vector<int64_t>> dims;
-  std::vector<at::Tensor> bound;
+         "wrong number of inputs of the " + std::string(training ? "training" : "eval") + " model: got " +
+             std::to_string(inputs.size()) + ", expected " + std::to_string(p.inputs.size()) + " (" +
+             list_of(p.inputs) + ")");
   for (size_t i = 0; i < inputs.size(); ++i) {
     const DType want = p.program->graph().inputs[i]->type.dtype;
-    if (inputs[i].scalar_type() != to_scalar_type(want))
+    if (inputs[i].type != to_scalar_type(want))
       fail(ErrorKind::kType, kStage,
            "wrong element type of \"" + p.inputs[i] + "\": got " +
-               std::string(dtype_name(from_scalar_type(inputs[i].scalar_type()))) + ", expected " +
+               std::string(dtype_name(from_scalar_type(inputs[i].type))) + ", expected " +
                std::string(dtype_name(want)));
-    dims.emplace_back(inputs[i].sizes().begin(), inputs[i].sizes().end());
-    bound.push_back(inputs[i].device() == device_ && inputs[i].is_contiguous() ? inputs[i]
-                                                                               : inputs[i].to(device_).contiguous());
   }
-  p.program->forget_many();
-  Program::Run& r = p.program->at(dims, values_);
-  for (size_t i = 0; i < bound.size(); ++i) p.program->bind(r, i, static_cast<char*>(bound[i].data_ptr()));
-  p.program->run(r);
-  last_ = &p;
-  last_dims_ = std::move(dims);
-  std::vector<at::Tensor> results;
-  for (size_t i = 0; i < p.outputs.size(); ++i) results.push_back(r.outputs[i].clone());
-  return results;
 }
 
-std::vector<at::Tensor> Session::train_step(const std::vector<at::Tensor>& inputs) {
-  auto r = run(reset_ ? *reset_train_ : *train_, inputs, "training");
+c10::ArrayRef<at::Tensor> Session::begin(bool training, c10::ArrayRef<Column> inputs) {
+  if (!training && !eval_)
+    fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
+  Part& p = !training ? *eval_ : reset_ ? *reset_train_ : *train_;
+  check(p, training, inputs);
+  const int64_t* known = p.dims.data();
+  bool same = p.run != nullptr;
+  for (size_t i = 0; same && i < inputs.size(); ++i) {
+    const at::IntArrayRef d = inputs[i].dims;
+    same = *known == static_cast<int64_t>(d.size()) && std::equal(d.begin(), d.end(), known + 1);
+    known += 1 + d.size();
+  }
+  if (!same) {
+    p.run = nullptr;
+    p.dims.clear();
+    p.program->forget_many();
+    std::vector<std::vector<int64_t>> dims;
+    for (const Column& c : inputs) {
+      dims.push_back(c.dims.vec());
+      p.dims.push_back(static_cast<int64_t>(c.dims.size()));
+      p.dims.insert(p.dims.end(), c.dims.begin(), c.dims.end());
+    }
+    p.run = &p.program->at(dims, values_);
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) p.program->bind(*p.run, i, static_cast<char*>(inputs[i].data));
+  last_ = &p;
+  return {p.run->outputs.data(), p.outputs.size()};
+}
+
+void Session::finish() {
+  last_->program->run(*last_->run);
+  if (last_ == eval_.get()) return;
   reset_ = false;
   has_gradients_ = true;
-  return r;
 }
 
-std::vector<at::Tensor> Session::eval_step(const std::vector<at::Tensor>& inputs) {
-  if (!eval_) fail(ErrorKind::kModel, kStage, "there is no eval model; give its path when the module is made");
-  return run(*eval_, inputs, "eval");
+std::vector<at::Tensor> Session::step_on(bool training, const std::vector<at::Tensor>& inputs) {
+  std::vector<at::Tensor> held;
+  std::vector<Column> columns;
+  for (const at::Tensor& t : inputs) {
+    held.push_back(t.device() == device_ && t.is_contiguous() ? t : t.to(device_).contiguous());
+    columns.push_back({t.scalar_type(), held.back().sizes(), held.back().data_ptr()});
+  }
+  const c10::ArrayRef<at::Tensor> types = begin(training, columns);
+  std::vector<at::Tensor> results;
+  for (size_t i = 0; i < types.size(); ++i) {
+    results.push_back(types[i].defined() ? at::empty_like(types[i]) : at::Tensor());
+    if (types[i].defined()) bind_output(i, results[i].data_ptr());
+  }
+  finish();
+  for (size_t i = 0; i < types.size(); ++i)
+    if (!results[i].defined()) results[i] = types[i];
+  return results;
 }
 
 void Session::optimizer_step() {
   if (!update_) fail(ErrorKind::kModel, kStage, "there is no optimizer model; give its path");
   if (!has_gradients_) fail(ErrorKind::kModel, kStage, "there are no gradients yet: run a training step first");
-  values_.at("learning_rate").fill_(learning_rate);
-  values_.at("step").fill_(step + 1);
-  update_->program->run(update_->program->at({}, values_));
+  if (rate_) rate_->set(learning_rate);
+  if (count_) count_->set(static_cast<double>(step + 1));
+  if (!update_->run) update_->run = &update_->program->at({}, values_);
+  update_->program->run(*update_->run);
   ++step;
 }
 
@@ -420,8 +452,8 @@ void Session::export_for_inferencing(const std::string& path, const std::vector<
 }
 
 std::vector<std::pair<std::string, bool>> Session::steps() const {
-  if (!last_) return {};
-  return last_->program->steps(last_->program->at(last_dims_, values_));
+  if (!last_ || !last_->run) return {};
+  return last_->program->steps(*last_->run);
 }
 
 }  // namespace ortmod

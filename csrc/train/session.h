@@ -13,6 +13,13 @@
 
 namespace ortmod {
 
+/// Memory of an input of a step: contiguous, on the device of the session.
+struct Column {
+  at::ScalarType type = at::kFloat;
+  at::IntArrayRef dims;
+  void* data = nullptr;
+};
+
 /// Not thread-safe: one step at a time. Inputs of steps are those of the models that are neither parameters nor state,
 /// in order.
 class Session {
@@ -24,8 +31,14 @@ class Session {
   void set_optimizer(const std::string& path);
 
   /// Gradients add up until lazy_reset_grad(). The loss, then the additional outputs; new tensors.
-  std::vector<at::Tensor> train_step(const std::vector<at::Tensor>& inputs);
-  std::vector<at::Tensor> eval_step(const std::vector<at::Tensor>& inputs);
+  std::vector<at::Tensor> train_step(const std::vector<at::Tensor>& inputs) { return step_on(true, inputs); }
+  std::vector<at::Tensor> eval_step(const std::vector<at::Tensor>& inputs) { return step_on(false, inputs); }
+  /// The same on memory of the caller, in three moves: begin, bind each output, finish. The result of begin is one
+  /// tensor per output that says its type; an undefined one depends on data, is not bound and is found there
+  /// afterwards.
+  c10::ArrayRef<at::Tensor> begin(bool training, c10::ArrayRef<Column> inputs);
+  void bind_output(size_t i, void* data) { last_->program->bind_output(*last_->run, i, data); }
+  void finish();
   /// The next train_step starts from zero gradients.
   void lazy_reset_grad() { reset_ = true; }
   /// One update at `learning_rate` from the gradients accumulated so far.
@@ -42,6 +55,7 @@ class Session {
   bool has_eval() const { return eval_ != nullptr; }
   bool has_optimizer() const { return update_ != nullptr; }
   bool has_gradients() const { return has_gradients_; }
+  at::Device device() const { return device_; }
 
   /// Live tensors: written by steps.
   at::Tensor parameter(const std::string& name) const { return value(name); }
@@ -66,13 +80,16 @@ class Session {
   struct Part {
     std::vector<std::string> inputs, outputs;  // of users
     std::unique_ptr<Program> program;
+    Program::Run* run = nullptr;  // of the last step
+    std::vector<int64_t> dims;    // of its inputs: the rank of each, then its dimensions
   };
 
   at::Tensor value(const std::string& name) const;
   void collect(const Graph& g, const std::map<std::string, at::Tensor>& given);
   std::string state(const std::string& name, const std::string& weight);
   std::unique_ptr<Part> part(const Graph& source, const std::string& what, int flag);
-  std::vector<at::Tensor> run(Part& p, const std::vector<at::Tensor>& inputs, const std::string& what);
+  std::vector<at::Tensor> step_on(bool training, const std::vector<at::Tensor>& inputs);
+  void check(const Part& p, bool training, c10::ArrayRef<Column> inputs) const;
   std::vector<std::string> chosen(bool trainable_only) const { return trainable_only ? trainable_ : parameters_; }
 
   at::Device device_;
@@ -81,8 +98,8 @@ class Session {
   std::vector<std::string> parameters_, trainable_, states_;
   std::unique_ptr<Part> reset_train_, train_, eval_, update_;
   std::unique_ptr<Graph> eval_graph_;
+  std::unique_ptr<Scalar> rate_, count_;  // of the next update, where the optimizer model reads them
   Part* last_ = nullptr;
-  std::vector<std::vector<int64_t>> last_dims_;
   bool reset_ = true, has_gradients_ = false;
 };
 

@@ -24,6 +24,12 @@ def to_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor as a numpy array; bfloat16, which numpy lacks, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
 def like(tensor: torch.Tensor, example: Any) -> Any:
     """The tensor as the example's kind."""
-    return tensor if isinstance(example, torch.Tensor) else tensor.cpu().numpy()
+    return tensor if isinstance(example, torch.Tensor) else to_array(tensor)

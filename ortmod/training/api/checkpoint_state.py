@@ -10,7 +10,7 @@ import torch
 from ortmod import _C
 from ortmod._errors import ModelError
 from ortmod.training import checkpoint
-from ortmod.training._values import to_tensor
+from ortmod.training._values import to_array, to_tensor
 from ortmod.training.checkpoint import State
 
 
@@ -27,7 +27,7 @@ class Parameter:
     @property
     def data(self) -> np.ndarray:
         """The value; set it to an array of the same shape and type."""
-        return _array(self._state._value(self._name))
+        return to_array(self._state._value(self._name)).copy()
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -39,7 +39,7 @@ class Parameter:
         session = self._state._session
         if session is None or not session.has_gradients or not self.requires_grad:
             return None
-        return _array(session.gradient(self._name))
+        return to_array(session.gradient(self._name)).copy()
 
     @property
     def requires_grad(self) -> bool:
@@ -48,11 +48,6 @@ class Parameter:
     def __repr__(self) -> str:
         value = self._state._state.parameters[self._name]
         return f"Parameter({self._name!r}, {str(value.dtype)[6:]}{list(value.shape)}, requires_grad={self.requires_grad})"
-
-
-def _array(value: torch.Tensor) -> np.ndarray:
-    value = value.detach().cpu()
-    return (value.float() if value.dtype is torch.bfloat16 else value).numpy().copy()
 
 
 class Parameters:

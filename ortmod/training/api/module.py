@@ -4,11 +4,10 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 
 from ortmod import _C
 from ortmod._errors import ModelError
-from ortmod.training._values import like, to_tensor
+from ortmod.training._values import to_tensor
 from ortmod.training.api.checkpoint_state import CheckpointState
 from ortmod.training.checkpoint import Replacement
 
@@ -54,10 +53,7 @@ class Module:
         """
         if not self._state._ready:
             self._state._check_ready()
-        found = self._step([v if type(v) is torch.Tensor else to_tensor(v) for v in inputs])
-        example = inputs[0] if all(isinstance(v, torch.Tensor) for v in inputs) and inputs else None
-        results = [like(value, example) for value in found]
-        return results[0] if len(results) == 1 else tuple(results)
+        return self._step(*inputs)
 
     def train(self, mode: bool = True) -> "Module":
         """Switches to training steps, or to eval steps; ModelError without an eval model."""
