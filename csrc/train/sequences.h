@@ -8,10 +8,11 @@
 
 namespace ortmod {
 
-/// An element of a sequence, or a tensor (index -1).
+/// An element of a sequence, a tensor (kTensor), or all elements one after another as one flat tensor (kAll).
 struct Element {
+  static constexpr int64_t kTensor = -1, kAll = -2;
   std::string name;
-  int64_t index = -1;
+  int64_t index = kTensor;
 };
 
 /// A graph as read from a file whose inputs and outputs that are sequences became tensors of the types `elements`.
@@ -21,5 +22,9 @@ struct Flat {
   std::vector<Element> inputs, outputs;
 };
 Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& elements);
+
+/// Where pointwise operators update all of the `count` elements alike, flat tensors of `size` elements take their
+/// place, so that one update does for all. Other graphs stay as they are.
+void join_elements(Flat& flat, int64_t count, int64_t size);
 
 }  // namespace ortmod

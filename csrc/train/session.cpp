@@ -19,8 +19,10 @@ namespace {
 constexpr const char* kStage = "artifacts";
 constexpr std::string_view kBuffer = "_grad.accumulation.buffer", kAccumulated = "_grad.accumulation.out",
                            kUpdated = ".updated";
+constexpr const char* kFlat = "flat/";  // before names of flat tensors
 constexpr const char* kReset = "lazy_reset_grad";
 constexpr const char* kNote = "ortmod.artifact";
+constexpr int64_t kAlignment = 64;  // bytes, of pieces of flat tensors
 
 bool ends_with(std::string_view s, std::string_view end) {
   return s.size() >= end.size() && s.substr(s.size() - end.size()) == end;
@@ -142,32 +144,56 @@ Session::Session(const std::string& training, const std::string& evaluation,
   eval_ = part(*eval_graph_, "eval", -1);
 }
 
+void Session::add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key) {
+  if (flat_size_ > 0) values_[flat] = empty_of(Type(types_[0].dtype, Dims{flat_size_}), device_);
+  for (size_t i = 0; i < trainable_.size(); ++i) {
+    const Dims& d = types_[i].dims;
+    values_[key(trainable_[i])] = flat_size_ == 0
+                                      ? empty_of(types_[i], device_)
+                                      : values_[flat].narrow(0, offsets_[i], numel(d)).view({d.data(), d.size()});
+  }
+}
+
 /// Finds out what the inputs of the training model are, and gives them memory.
 void Session::collect(const Graph& g, const std::map<std::string, at::Tensor>& given) {
-  std::unordered_set<std::string> names;
-  for (const Value* v : g.inputs) names.insert(v->name);
+  std::unordered_map<std::string, const Value*> inputs;
   for (const Value* v : g.inputs) {
-    if (!ends_with(v->name, kBuffer) || !names.contains(stem(v->name, kBuffer))) continue;
-    trainable_.push_back(stem(v->name, kBuffer));
-    values_[v->name] = empty_of(v->type, device_);
+    inputs[v->name] = v;
+    if (given.contains(v->name) && !v->type.is_static())
+      fail(ErrorKind::kModel, kStage, "the shape of the parameter \"" + v->name + "\" is not known");
+  }
+  for (const Value* v : g.inputs) {
+    const std::string name = ends_with(v->name, kBuffer) ? stem(v->name, kBuffer) : "";
+    if (!inputs.contains(name)) continue;
+    if (!given.contains(name))
+      fail(ErrorKind::kModel, kStage,
+           "the checkpoint has no parameter \"" + name +
+               "\", which the training model takes; use the artifacts of one call together");
+    trainable_.push_back(name);
+    types_.push_back(inputs[name]->type);
   }
   if (trainable_.empty())
     fail(
         ErrorKind::kModel, kStage,
         "this is no training model: it has no input *" + std::string(kBuffer) + "; give what generate_artifacts wrote");
+  const bool one_type =
+      std::all_of(types_.begin(), types_.end(), [&](const Type& t) { return t.dtype == types_[0].dtype; });
+  const auto unit =
+      std::max<int64_t>(1, kAlignment / static_cast<int64_t>(c10::elementSize(to_scalar_type(types_[0].dtype))));
+  int64_t size = 0;
+  for (const Type& t : types_) {
+    offsets_.push_back(size);
+    size += (numel(t.dims) + unit - 1) / unit * unit;
+  }
+  if (one_type) flat_size_ = size;
+  add_values(kFlat + std::string("params"), [](const std::string& name) { return name; });
+  add_values(kFlat + std::string("gradients"), [](const std::string& name) { return name + std::string(kBuffer); });
   for (const Value* v : g.inputs) {
     if (!given.contains(v->name)) continue;
-    if (!v->type.is_static())
-      fail(ErrorKind::kModel, kStage, "the shape of the parameter \"" + v->name + "\" is not known");
     parameters_.push_back(v->name);
-    values_[v->name] = empty_of(v->type, device_);
+    if (!values_.contains(v->name)) values_[v->name] = empty_of(v->type, device_);
     if (given.at(v->name).defined()) set_parameter(v->name, given.at(v->name));
   }
-  for (const std::string& name : trainable_)
-    if (!given.contains(name))
-      fail(ErrorKind::kModel, kStage,
-           "the checkpoint has no parameter \"" + name +
-               "\", which the training model takes; use the artifacts of one call together");
 }
 
 /// `flag`: what lazy_reset_grad is taken to be, -1: the model has none.
@@ -211,30 +237,30 @@ std::unique_ptr<Session::Part> Session::part(const Graph& source, const std::str
   return p;
 }
 
-/// Key of a state of the optimizer, which starts at zero.
-std::string Session::state(const std::string& name, const std::string& weight) {
-  if (std::find(states_.begin(), states_.end(), name) == states_.end()) states_.push_back(name);
-  const std::string key = name + "/" + weight;
-  values_.try_emplace(key, at::zeros_like(value(weight)));
-  return key;
+/// A state of the optimizer, which starts at zero.
+void Session::add_state(const std::string& name) {
+  if (std::find(states_.begin(), states_.end(), name) != states_.end()) return;
+  states_.push_back(name);
+  add_values(kFlat + name, [&](const std::string& weight) { return name + "/" + weight; });
 }
 
 void Session::set_optimizer(const std::string& path) {
-  std::vector<Type> types;
-  for (const std::string& name : trainable_) {
-    const at::Tensor t = value(name);
-    types.emplace_back(from_scalar_type(t.scalar_type()), Dims(t.sizes().begin(), t.sizes().end()));
-  }
-  Flat flat = flatten_sequences(from_file(path), types);
+  Flat flat = flatten_sequences(from_file(path), types_);
+  if (flat_size_ > 0) join_elements(flat, static_cast<int64_t>(trainable_.size()), flat_size_);
   Graph& g = *flat.graph;
   Composed c;
   std::map<std::pair<std::string, int64_t>, size_t> donors;
   for (const auto& [name, index] : flat.inputs) {
     std::string key = name;
-    if (index >= 0) {
-      const std::string& weight = trainable_.at(static_cast<size_t>(index));
+    if (index != Element::kTensor) {
       donors[{"updated_" + name, index}] = c.fixed.size();
-      key = name == "params" ? weight : name == "gradients" ? weight + std::string(kBuffer) : state(name, weight);
+      if (name != "params" && name != "gradients") add_state(name);
+      if (index == Element::kAll) {
+        key = kFlat + name;
+      } else {
+        const std::string& weight = trainable_.at(static_cast<size_t>(index));
+        key = name == "params" ? weight : name == "gradients" ? weight + std::string(kBuffer) : name + "/" + weight;
+      }
     } else if (name == "learning_rate" || name == "step") {
       std::unique_ptr<Scalar>& own = name == "step" ? count_ : rate_;
       own = std::make_unique<Scalar>(name == "step" ? DType::kInt64 : DType::kFloat, device_);

@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -85,8 +86,11 @@ class Session {
   };
 
   at::Tensor value(const std::string& name) const;
+  /// Room for one value per trainable parameter, by the names that `key` gives; in one flat tensor if they have one
+  /// element type.
+  void add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key);
   void collect(const Graph& g, const std::map<std::string, at::Tensor>& given);
-  std::string state(const std::string& name, const std::string& weight);
+  void add_state(const std::string& name);
   std::unique_ptr<Part> part(const Graph& source, const std::string& what, int flag);
   std::vector<at::Tensor> step_on(bool training, const std::vector<at::Tensor>& inputs);
   void check(const Part& p, bool training, c10::ArrayRef<Column> inputs) const;
@@ -96,6 +100,9 @@ class Session {
   std::map<std::string, at::Tensor>
       values_;  // parameters, gradient buffers, states of the optimizer, by the names of inputs
   std::vector<std::string> parameters_, trainable_, states_;
+  std::vector<Type> types_;       // of the trainable ones
+  std::vector<int64_t> offsets_;  // of the trainable ones in flat tensors
+  int64_t flat_size_ = 0;         // 0: they have several element types
   std::unique_ptr<Part> reset_train_, train_, eval_, update_;
   std::unique_ptr<Graph> eval_graph_;
   std::unique_ptr<Scalar> rate_, count_;  // of the next update, where the optimizer model reads them
