@@ -55,6 +55,28 @@ OPTIMIZERS = [
 ]
 
 
+GROUPS = [{"params": "*.bias", "weight_decay": 0.0, "lr_scale": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "block, joined", [(AdamW(clip_grad=0.1), True), (SGD(momentum=0.9), True), (AdamW(weight_decay=0.2, groups=GROUPS), False)]
+)
+def test_parameters_that_are_updated_alike_are_updated_at_once(tmp_path, block, joined):
+    counts = []
+    for i, sizes in enumerate([(10, 8, 3), (10, 8, 8, 8, 3)]):
+        _, model = mlp(sizes)
+        folder = tmp_path / str(i)
+        _, module, optimizer = made(folder, model, [t.name for t in model.graph.initializer], optimizer=block)
+        optimizer.set_learning_rate(0.01)
+        x, y = data()
+        stock = StockTrainer(folder)
+        expected = [stock.fit_step(0.01, x=x, labels=y) for _ in range(20)]
+        np.testing.assert_allclose(steps(module, optimizer, x, y), expected, rtol=1e-5)
+        listed = [op for op, _ in module._session.update_steps if op == "ortmod::Fused"]
+        counts.append(len(listed))
+    assert (counts[0] == counts[1]) == joined, counts
+
+
 @pytest.mark.parametrize("block, theirs", OPTIMIZERS)
 def test_losses_equal_torch_and_the_stock_runtime(tmp_path, block, theirs):
     torch_network, model = mlp((10, 8, 3))

@@ -104,7 +104,8 @@ void bind_session(py::module_& m) {
       .def("from_buffer", &Session::from_buffer)
       .def("parameters_size", &Session::parameters_size)
       .def("export_for_inferencing", &Session::export_for_inferencing)
-      .def_property_readonly("steps", &Session::steps);
+      .def_property_readonly("steps", &Session::steps)
+      .def_property_readonly("update_steps", &Session::update_steps);
 }
 
 }  // namespace ortmod

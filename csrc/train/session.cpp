@@ -477,9 +477,4 @@ void Session::export_for_inferencing(const std::string& path, const std::vector<
   to_file(*g, path, {});
 }
 
-std::vector<std::pair<std::string, bool>> Session::steps() const {
-  if (!last_ || !last_->run) return {};
-  return last_->program->steps(*last_->run);
-}
-
 }  // namespace ortmod

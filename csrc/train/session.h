@@ -74,8 +74,10 @@ class Session {
   /// The eval model up to these outputs, with the parameters as weights.
   void export_for_inferencing(const std::string& path, const std::vector<std::string>& outputs) const;
 
-  /// Operators of the steps of the last train_step, and whether they go through ATen, for reports and tests.
-  std::vector<std::pair<std::string, bool>> steps() const;
+  /// Operators of the steps of the last train_step or eval_step, and of the last update, and whether they go through
+  /// ATen, for reports and tests.
+  std::vector<std::pair<std::string, bool>> steps() const { return steps_of(last_); }
+  std::vector<std::pair<std::string, bool>> update_steps() const { return steps_of(update_.get()); }
 
  private:
   struct Part {
@@ -94,6 +96,9 @@ class Session {
   std::unique_ptr<Part> part(const Graph& source, const std::string& what, int flag);
   std::vector<at::Tensor> step_on(bool training, const std::vector<at::Tensor>& inputs);
   void check(const Part& p, bool training, c10::ArrayRef<Column> inputs) const;
+  static std::vector<std::pair<std::string, bool>> steps_of(const Part* p) {
+    return p && p->run ? p->program->steps(*p->run) : std::vector<std::pair<std::string, bool>>();
+  }
   std::vector<std::string> chosen(bool trainable_only) const { return trainable_only ? trainable_ : parameters_; }
 
   at::Device device_;
