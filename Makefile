@@ -80,6 +80,7 @@ test-gpu: build .make/requirements-dev
 
 bench: build
 	@$(BIN)/python benchmarks/spine.py
+	@$(BIN)/python benchmarks/artifacts.py
 	@$(MAKE) --no-print-directory bench-training
 
 bench-training: build
