@@ -51,7 +51,7 @@ def prepare(case: Case, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(model)
     torch.save(module.state_dict(), folder / "weights.pt")
     np.savez(folder / "data.npz", x=x.numpy(), y=target.numpy())
-    checkpoint.write_safetensors(folder / "data.safetensors", {"x": x, "y": target}, {})
+    checkpoint.save(checkpoint.State({"x": x, "y": target}), folder / "data.safetensors")
     loss = "MSELoss" if y.shape[-1] == 1 else "CrossEntropyLoss"
     weights = [name for name, _ in module.named_parameters()]
     (folder / "settings.json").write_text(json.dumps({"case": case.name, "loss": loss, "weights": weights}))

@@ -134,6 +134,18 @@ class Trainer:
     def state(self, state: str, weight: str) -> torch.Tensor: ...
     def tensors(self) -> dict[str, torch.Tensor]: ...
 
+class Checkpoint:
+    parameters: dict[str, torch.Tensor]
+    trainable: list[str]
+    properties: dict[str, int | float | str]
+    optimizer: dict[str, dict[str, torch.Tensor]]
+    step: int
+    learning_rate: float | None
+
+def load_checkpoint(path: str) -> Checkpoint: ...
+def save_checkpoint(checkpoint: Checkpoint, path: str, optimizer: bool = ..., nominal: bool = ...) -> None: ...
+def write_checkpoint(checkpoint: Checkpoint, path: str, optimizer: bool = ..., nominal: bool = ...) -> None: ...
+
 class TrainingSession:
     learning_rate: float
     step: int

@@ -1,6 +1,7 @@
 """The C++ package: installed, found by CMake, and training without Python as the Python runtime does."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -10,9 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from nets import mlp
 
 from ortmod.training import checkpoint
 from ortmod.training.api import CheckpointState, Module, Optimizer
+from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "cpp_trainer"
@@ -32,12 +35,27 @@ def succeeded(result):
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cpp")
-    succeeded(command("cmake", "--install", ROOT / "build", "--prefix", folder / "installed"))
-    succeeded(command("cmake", "-S", EXAMPLE, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={folder / 'installed'}"))
-    succeeded(command("cmake", "--build", folder / "build"))
-    return folder / "build" / "cpp_trainer"
+def installed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cpp") / "installed"
+    succeeded(command("cmake", "--install", ROOT / "build", "--prefix", folder))
+    return folder
+
+
+def built(source, installed):
+    folder = installed.parent / source.name
+    succeeded(command("cmake", "-S", source, "-B", folder, f"-DCMAKE_PREFIX_PATH={installed}"))
+    succeeded(command("cmake", "--build", folder))
+    return folder / source.name
+
+
+@pytest.fixture(scope="module")
+def trainer(installed):
+    return built(EXAMPLE, installed)
+
+
+@pytest.fixture(scope="module")
+def api(installed):
+    return built(ROOT / "tests" / "cpp" / "api", installed)
 
 
 @pytest.fixture
@@ -106,5 +124,31 @@ def test_what_does_not_fit_is_said(trainer, artifacts):
     assert result.returncode == 1 and "cut short" in result.stderr
     shutil.copy(Path(__file__).parent / "ort_training_1_19_2" / "checkpoint", artifacts / "checkpoint")
     result = command(trainer, artifacts, artifacts / "digits.csv", 1)
-    assert result.returncode == 1 and "onnxruntime-training" in result.stderr
+    assert result.returncode == 1 and "the checkpoint has no parameter" in result.stderr
     assert command(trainer, "nowhere", artifacts / "digits.csv", 1).returncode == 1
+
+
+def small_artifacts(folder, **options):
+    _, model = mlp((10, 8, 3))
+    names = ["0.weight", "0.bias", "2.weight"]
+    generate_artifacts(model, names, ["2.bias"], LossType.CrossEntropyLoss, OptimType.AdamW, folder, **options)
+    return folder
+
+
+def test_checkpoints_of_onnxruntime_training_are_read_in_cpp(api):
+    recorded = Path(__file__).parent / "ort_training_1_19_2"
+    lines = succeeded(command(api, "sums", recorded / "checkpoint")).splitlines()
+    sums = json.loads((recorded / "losses.json").read_text())["sums"]
+    assert {name: pytest.approx(float(value), rel=1e-9) for name, value in map(str.split, lines)} == sums
+
+
+def test_a_nominal_state_waits_for_its_values_in_cpp(api, tmp_path):
+    folder = small_artifacts(tmp_path, nominal_checkpoint=True)
+    text = succeeded(command(api, "nominal", folder))
+    for refused in ("step: [checkpoint] the state is nominal", "parameter: [checkpoint] the state is nominal", "trainable: "):
+        assert refused in text
+    whole = succeeded(command(api, "steps", folder, folder / "checkpoint"))
+    losses = re.findall("loss (.*)", whole)
+    assert len(losses) == 5 and re.findall("loss (.*)", text) == losses
+    saved = checkpoint.load(folder / "saved")
+    assert saved.step == 5 and not saved.nominal and saved.trainable == ["0.weight", "0.bias", "2.weight"]

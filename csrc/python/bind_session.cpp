@@ -3,6 +3,7 @@
 
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "train/checkpoint.h"
 
 namespace py = pybind11;
 
@@ -71,6 +72,24 @@ py::object step(Session& s, bool training, const py::args& inputs) {
 
 void bind_session(py::module_& m) {
   using Guard = py::call_guard<py::gil_scoped_release>;
+  py::class_<Checkpoint>(m, "Checkpoint")
+      .def(py::init<>())
+      .def_readwrite("parameters", &Checkpoint::parameters)
+      .def_readwrite("trainable", &Checkpoint::trainable)
+      .def_readwrite("properties", &Checkpoint::properties)
+      .def_readwrite("optimizer", &Checkpoint::optimizer)
+      .def_readwrite("step", &Checkpoint::step)
+      .def_readwrite("learning_rate", &Checkpoint::learning_rate);
+  m.def("load_checkpoint", &load_checkpoint, Guard());
+  const auto with = [](auto* write) {
+    return [write](const Checkpoint& c, const std::string& path, bool optimizer, bool nominal) {
+      write(c, path, {.optimizer = optimizer, .nominal = nominal});
+    };
+  };
+  m.def("save_checkpoint", with(&save_checkpoint), py::arg("checkpoint"), py::arg("path"), py::arg("optimizer") = true,
+        py::arg("nominal") = false, Guard());
+  m.def("write_checkpoint", with(&write_checkpoint), py::arg("checkpoint"), py::arg("path"),
+        py::arg("optimizer") = true, py::arg("nominal") = false, Guard());
   py::class_<Session, std::shared_ptr<Session>>(m, "TrainingSession")
       .def(py::init([](const std::string& training, const std::string& evaluation,
                        const std::map<std::string, py::object>& parameters, const std::string& device) {

@@ -12,12 +12,15 @@
 #include <fstream>
 
 #include "graph/error.h"
+#include "ops/kernel.h"
 #include "train/json.h"
 
 namespace ortmod {
 namespace {
 
 constexpr const char* kNote = "ortmod.checkpoint";
+constexpr std::string_view kPart = ".part";
+constexpr int64_t kVersion = 1;
 constexpr uint64_t kLongestHeader = uint64_t{100} << 20;
 constexpr std::pair<const char*, at::ScalarType> kTypes[] = {
     {"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf}, {"BF16", at::kBFloat16}, {"I64", at::kLong},
@@ -30,13 +33,14 @@ constexpr std::pair<const char*, at::ScalarType> kTypes[] = {
 at::ScalarType type_of(const std::string& path, const std::string& code) {
   for (const auto& [name, type] : kTypes)
     if (code == name) return type;
-  refuse(path, "tensors of type " + code + " are not known");
+  refuse(path, "the header of the safetensors file cannot be read: tensors of type " + code + " are not known");
 }
 
 std::string code_of(const std::string& name, at::ScalarType t) {
   for (const auto& [code, type] : kTypes)
     if (t == type) return code;
-  fail(ErrorKind::kType, "checkpoint", "\"" + name + "\": tensors of " + c10::toString(t) + " cannot be saved");
+  fail(ErrorKind::kModel, "checkpoint",
+       "\"" + name + "\": tensors of " + std::string(dtype_name(from_scalar_type(t))) + " cannot be saved");
 }
 
 std::string hex(double v) {
@@ -49,6 +53,24 @@ std::string decimal(double v) {
   char text[40];
   std::snprintf(text, sizeof text, "%.17g", v);
   return text;
+}
+
+std::string shape_of(const at::Tensor& t) {
+  std::vector<std::string> shape;
+  for (const int64_t d : t.sizes()) shape.push_back(std::to_string(d));
+  return json_list(shape);
+}
+
+/// Removes what writers that died left behind: `<start><process>.part`.
+void remove_leftovers(const std::filesystem::path& folder, const std::string& start) {
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, failed)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(start) || !name.ends_with(kPart) || name.size() <= start.size() + kPart.size()) continue;
+    const std::string process = name.substr(start.size(), name.size() - start.size() - kPart.size());
+    if (process.find_first_not_of("0123456789") == std::string::npos && !std::filesystem::exists("/proc/" + process))
+      std::filesystem::remove(entry.path(), failed);
+  }
 }
 
 class File {
@@ -78,29 +100,32 @@ class File {
 }  // namespace
 
 Checkpoint load_checkpoint(const std::string& path) {
+  if (!std::filesystem::is_regular_file(path)) refuse(path, "there is no such file");
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) refuse(path, "there is no such file");
+  if (!file) refuse(path, std::string("cannot be opened: ") + std::strerror(errno));
   const auto size = static_cast<uint64_t>(file.tellg());
   file.seekg(0);
   char start[8] = {};
   file.read(start, 8);
-  if (size >= 8 && std::memcmp(start + 4, "ODTC", 4) == 0)
-    refuse(path,
-           "a checkpoint of onnxruntime-training; ortmod.training.checkpoint.load reads it and save writes it anew");
+  if (size >= 8 && std::memcmp(start + 4, "ODTC", 4) == 0) return load_ort_checkpoint(path);
   uint64_t length = 0;
   std::memcpy(&length, start, 8);
   if (size < 10 || length < 2 || length > size - 8 || length > kLongestHeader)
-    refuse(path, "not a checkpoint: no safetensors file");
+    refuse(path, "not a checkpoint: it is neither a safetensors file nor one of onnxruntime-training");
   std::string text(length, '\0');
   file.read(text.data(), static_cast<std::streamsize>(length));
-  const Json header = parse_json(text, path);
+  const std::string what = path + ": the header of the safetensors file";
+  const Json header = parse_json(text, what);
   Checkpoint c;
   const Json* metadata = header.find("__metadata__");
   const Json* note = metadata ? metadata->find(kNote) : nullptr;
   for (const auto& [name, entry] : header.members) {
     if (name == "__metadata__") continue;
-    const at::ScalarType type = type_of(path, entry.at("dtype").string());
-    const std::vector<int64_t> shape = entry.at("shape").integers(), place = entry.at("data_offsets").integers();
+    const Json *code = entry.find("dtype"), *dims = entry.find("shape"), *offsets = entry.find("data_offsets");
+    if (!code || !dims || !offsets)
+      refuse(path, "the header of the safetensors file cannot be read: \"" + name + "\" has no type, shape or place");
+    const at::ScalarType type = type_of(path, code->string());
+    const std::vector<int64_t> shape = dims->integers(), place = offsets->integers();
     int64_t bytes = static_cast<int64_t>(c10::elementSize(type));
     bool fits = place.size() == 2 && place[0] >= 0 && place[1] >= place[0] &&
                 static_cast<uint64_t>(place[1]) <= size - 8 - length;
@@ -118,8 +143,16 @@ Checkpoint load_checkpoint(const std::string& path) {
     return c;
   }
   const Json j = parse_json(note->string(), path);
-  if (j.at("version").integer() > 1) refuse(path, "written by a newer version of ortmod");
-  if (j.find("nominal")) refuse(path, "a nominal checkpoint has no values to train with");
+  if (j.at("version").integer() > kVersion)
+    refuse(path, "got version " + std::to_string(j.at("version").integer()) + ", expected at most " +
+                     std::to_string(kVersion) + "; update ortmod");
+  if (const Json* nominal = j.find("nominal"))
+    for (const auto& [name, type] : nominal->members) {
+      const std::vector<Json>& pair = type.list();
+      if (pair.size() != 2) refuse(path, "the type of \"" + name + "\" cannot be read");
+      const auto options = at::TensorOptions().dtype(type_of(path, pair[0].string())).device(at::kMeta);
+      c.parameters[name] = at::empty(pair[1].integers(), options);
+    }
   c.trainable = j.at("trainable").strings();
   for (const auto& [name, tagged] : j.at("properties").members) {
     const std::vector<Json>& pair = tagged.list();
@@ -147,8 +180,10 @@ Checkpoint load_checkpoint(const std::string& path) {
   return c;
 }
 
-void save_checkpoint(const Checkpoint& c, const std::string& path, bool with_optimizer) {
-  std::map<std::string, at::Tensor> tensors = c.parameters;
+void write_checkpoint(const Checkpoint& c, const std::string& path, CheckpointContent content) {
+  const bool nominal = content.nominal || c.nominal();
+  std::map<std::string, at::Tensor> tensors;
+  if (!nominal) tensors = c.parameters;
   std::vector<std::string> trainable, frozen, properties, states;
   for (const std::string& name : c.trainable) trainable.push_back(json_string(name));
   for (const auto& [name, t] : c.parameters)
@@ -169,7 +204,13 @@ void save_checkpoint(const Checkpoint& c, const std::string& path, bool with_opt
   }
   std::string note = "{\"version\":1,\"trainable\":" + json_list(trainable) + ",\"frozen\":" + json_list(frozen) +
                      ",\"properties\":" + object(properties);
-  if (with_optimizer) {
+  if (nominal) {
+    std::vector<std::string> types;
+    for (const auto& [name, t] : c.parameters)
+      types.push_back(json_string(name) + ":[\"" + code_of(name, t.scalar_type()) + "\"," + shape_of(t) + "]");
+    note += ",\"nominal\":" + object(types);
+  }
+  if (content.optimizer && (c.step != 0 || c.learning_rate || !c.optimizer.empty())) {
     for (const auto& [state, values] : c.optimizer) {
       std::vector<std::string> keys;
       for (const auto& [name, t] : values) {
@@ -193,32 +234,42 @@ void save_checkpoint(const Checkpoint& c, const std::string& path, bool with_opt
                                   ",\"format\":\"pt\"}"};
   size_t at = 0;
   for (const auto& [name, t] : ordered) {
-    std::vector<std::string> shape;
-    for (const int64_t d : t.sizes()) shape.push_back(std::to_string(d));
+    if (name == "__metadata__")
+      fail(ErrorKind::kModel, "checkpoint", "no tensor can have the name \"__metadata__\"; rename the parameter");
     header.push_back(json_string(name) + ":{\"dtype\":\"" + code_of(name, t.scalar_type()) +
-                     "\",\"shape\":" + json_list(shape) + ",\"data_offsets\":[" + std::to_string(at) + "," +
+                     "\",\"shape\":" + shape_of(t) + ",\"data_offsets\":[" + std::to_string(at) + "," +
                      std::to_string(at + t.nbytes()) + "]}");
     at += t.nbytes();
   }
   std::string text = object(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');
+  const File file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  const uint64_t length = text.size();
+  file.write(&length, 8);
+  file.write(text.data(), text.size());
+  for (const auto& [name, t] : ordered) file.write(t.data_ptr(), t.nbytes());
+  file.sync();
+}
+
+void save_checkpoint(const Checkpoint& c, const std::string& path, CheckpointContent content) {
   const std::filesystem::path place(path);
   const std::filesystem::path folder = place.parent_path().empty() ? std::filesystem::path(".") : place.parent_path();
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  remove_leftovers(folder, "." + place.filename().string() + ".");
   const std::string part =
-      (folder / ("." + place.filename().string() + "." + std::to_string(::getpid()) + ".part")).string();
+      (folder / ("." + place.filename().string() + "." + std::to_string(::getpid()) + std::string(kPart))).string();
   try {
-    const File file(part, O_WRONLY | O_CREAT | O_TRUNC);
-    const uint64_t length = text.size();
-    file.write(&length, 8);
-    file.write(text.data(), text.size());
-    for (const auto& [name, t] : ordered) file.write(t.data_ptr(), t.nbytes());
-    file.sync();
+    write_checkpoint(c, part, content);
   } catch (...) {
     ::unlink(part.c_str());
     throw;
   }
-  if (std::rename(part.c_str(), path.c_str()) != 0)
-    refuse(path, std::string("cannot be written: ") + std::strerror(errno));
+  if (std::rename(part.c_str(), path.c_str()) != 0) {
+    const std::string why = std::strerror(errno);
+    ::unlink(part.c_str());
+    refuse(path, "cannot be written: " + why);
+  }
   File(folder.string(), O_RDONLY | O_DIRECTORY).sync();
 }
 

@@ -25,7 +25,8 @@ class Parser {
 
  private:
   [[noreturn]] void bad(const std::string& why) const {
-    fail(ErrorKind::kModel, "checkpoint", what_ + " is not JSON at byte " + std::to_string(at_) + ": " + why);
+    fail(ErrorKind::kModel, "checkpoint",
+         what_ + " cannot be read: no JSON at byte " + std::to_string(at_) + ": " + why);
   }
   void space() {
     while (at_ < s_.size() && (s_[at_] == ' ' || s_[at_] == '\n' || s_[at_] == '\t' || s_[at_] == '\r')) ++at_;

@@ -14,6 +14,13 @@ namespace ortmod {
 struct CheckpointState::Impl {
   Checkpoint checkpoint;
   std::unique_ptr<Session> session;
+  bool ready = true;  // false: nominal, until values come from a buffer
+
+  void check_ready() const {
+    if (!ready)
+      fail(ErrorKind::kModel, "checkpoint",
+           "the state is nominal: it has names without values; call TrainingSession::FromBuffer first");
+  }
 
   bool live(const std::string& name) const {
     if (!session) return false;
@@ -29,7 +36,8 @@ struct CheckpointState::Impl {
   /// Takes the present values from the session.
   void collect() {
     if (!session) return;
-    for (const std::string& name : session->parameter_names()) checkpoint.parameters[name] = session->parameter(name);
+    if (ready)
+      for (const std::string& name : session->parameter_names()) checkpoint.parameters[name] = session->parameter(name);
     if (!session->has_optimizer()) return;
     checkpoint.optimizer = session->optimizer_states();
     checkpoint.step = session->step;
@@ -41,13 +49,14 @@ CheckpointState CheckpointState::LoadCheckpoint(const std::string& path) {
   CheckpointState s;
   s.impl_ = std::make_shared<Impl>();
   s.impl_->checkpoint = load_checkpoint(path);
+  s.impl_->ready = !s.impl_->checkpoint.nominal();
   return s;
 }
 
 void CheckpointState::SaveCheckpoint(const CheckpointState& state, const std::string& path,
                                      bool include_optimizer_state) {
   state.impl_->collect();
-  save_checkpoint(state.impl_->checkpoint, path, include_optimizer_state);
+  save_checkpoint(state.impl_->checkpoint, path, {.optimizer = include_optimizer_state});
 }
 
 void CheckpointState::AddProperty(const std::string& name, const Property& value) {
@@ -76,6 +85,7 @@ void CheckpointState::UpdateParameter(const std::string& name, const at::Tensor&
 }
 
 at::Tensor CheckpointState::GetParameter(const std::string& name) const {
+  impl_->check_ready();
   at::Tensor& own = impl_->own(name);
   return (impl_->live(name) ? impl_->session->parameter(name) : own).clone();
 }
@@ -84,7 +94,10 @@ TrainingSession::TrainingSession(CheckpointState& state, const std::string& trai
                                  const std::string& eval_model, const std::string& optimizer_model, at::Device device)
     : state_(state.impl_) {
   state_->collect();
-  auto session = std::make_unique<Session>(training_model, eval_model, state_->checkpoint.parameters, device);
+  std::map<std::string, at::Tensor> given = state_->checkpoint.parameters;
+  for (auto& [name, t] : given)
+    if (t.is_meta()) t = at::Tensor();
+  auto session = std::make_unique<Session>(training_model, eval_model, given, device);
   if (!optimizer_model.empty()) {
     session->set_optimizer(optimizer_model);
     session->set_optimizer_states(state_->checkpoint.optimizer);
@@ -97,9 +110,11 @@ TrainingSession::TrainingSession(CheckpointState& state, const std::string& trai
 TrainingSession::~TrainingSession() = default;
 
 std::vector<at::Tensor> TrainingSession::TrainStep(const std::vector<at::Tensor>& inputs) {
+  state_->check_ready();
   return state_->session->train_step(inputs);
 }
 std::vector<at::Tensor> TrainingSession::EvalStep(const std::vector<at::Tensor>& inputs) {
+  state_->check_ready();
   return state_->session->eval_step(inputs);
 }
 void TrainingSession::LazyResetGrad() { state_->session->lazy_reset_grad(); }
@@ -128,6 +143,7 @@ void TrainingSession::SchedulerStep() {
 
 void TrainingSession::ExportModelForInferencing(const std::string& path,
                                                 const std::vector<std::string>& output_names) const {
+  state_->check_ready();
   state_->session->export_for_inferencing(path, output_names);
 }
 std::vector<std::string> TrainingSession::InputNames(bool training) const {
@@ -136,9 +152,17 @@ std::vector<std::string> TrainingSession::InputNames(bool training) const {
 std::vector<std::string> TrainingSession::OutputNames(bool training) const {
   return state_->session->output_names(training);
 }
-at::Tensor TrainingSession::ToBuffer(bool only_trainable) const { return state_->session->to_buffer(only_trainable); }
+at::Tensor TrainingSession::ToBuffer(bool only_trainable) const {
+  state_->check_ready();
+  return state_->session->to_buffer(only_trainable);
+}
 void TrainingSession::FromBuffer(const at::Tensor& buffer, bool only_trainable) {
+  const Session& session = *state_->session;
+  if (!state_->ready && only_trainable && session.trainable().size() < session.parameter_names().size())
+    fail(ErrorKind::kModel, "checkpoint",
+         "the state is nominal: its first buffer must hold all parameters; give only_trainable=false");
   state_->session->from_buffer(buffer, only_trainable);
+  state_->ready = true;
 }
 
 }  // namespace ortmod
