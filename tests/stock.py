@@ -22,8 +22,10 @@ class StockTrainer:
         self.trainable = state.trainable
         self.outputs = [output.name for output in self.train.get_outputs()]
         self.gradients = [np.zeros_like(self.parameters[n]) for n in self.trainable]
-        inputs = [i.name for i in self.update.get_inputs()][4:]
-        self.moments = {name: [np.zeros_like(self.parameters[n]) for n in self.trainable] for name in inputs}
+        self.moments = {}
+        for i in self.update.get_inputs()[4:]:
+            wide = np.float64 if "double" in i.type else np.float32  # moments of float16 are wider
+            self.moments[i.name] = [np.zeros(self.parameters[n].shape, wide) for n in self.trainable]
         self.steps = 0
 
     def accumulate(self, reset=True, **inputs):

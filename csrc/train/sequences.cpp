@@ -121,13 +121,18 @@ Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& el
   Graph& g = *graph;
   Flat r;
   std::vector<Value*> inputs, outputs;
-  for (Value* v : g.inputs) {
+  const auto cast = [&](Value* v, DType to) {
+    return g.add_node(intern("Cast"), {v}, 1, {{"to", static_cast<int64_t>(to)}})->out();
+  };
+  for (Value* v : std::vector<Value*>(g.inputs)) {
     if (v->type.kind == Kind::kTensor) {
       inputs.push_back(v);
       r.inputs.push_back({v->name});
       continue;
     }
-    std::map<size_t, Value*> found;
+    const bool own = v->name == "params" || v->name == "gradients";
+    const DType said = v->type.dtype;
+    std::map<size_t, Value*> found, used;
     for (const Use& use : std::vector<Use>(v->uses)) {
       Node* n = use.node;
       const Value* at = n->in(1);
@@ -138,11 +143,12 @@ Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& el
         fail(ErrorKind::kModel, "artifacts",
              "the optimizer model reads element " + std::to_string(index) + " of \"" + v->name + "\": got " +
                  std::to_string(elements.size()) + " trainable parameters; use the artifacts of one call together");
-      Value*& element = found[i];
-      if (!element) {
-        element = g.add_value(v->name + "[" + std::to_string(i) + "]", elements[i]);
+      if (!found.contains(i)) {
+        const Type type = own ? elements[i] : Type(said, elements[i].dims);
+        found[i] = g.add_value(v->name + "[" + std::to_string(i) + "]", type);
+        used[i] = type.dtype == said ? found[i] : cast(found[i], said);
       }
-      g.replace_uses(n->out(), element);
+      g.replace_uses(n->out(), used[i]);
       g.remove(n);
     }
     for (const auto& [i, element] : found) {
@@ -159,7 +165,8 @@ Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& el
     const Node* n = v->producer;
     if (!n || !n->is("SequenceConstruct")) odd("output", v->name);
     for (size_t i = 0; i < n->inputs.size(); ++i) {
-      outputs.push_back(n->inputs[i]);
+      const bool narrow = v->name == "updated_params" && i < elements.size() && elements[i].dtype != v->type.dtype;
+      outputs.push_back(narrow ? cast(n->inputs[i], elements[i].dtype) : n->inputs[i]);
       r.outputs.push_back({v->name, static_cast<int64_t>(i)});
     }
   }
@@ -170,6 +177,7 @@ Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& el
   g.outputs = std::move(outputs);
   for (Node* n : made) g.remove(n);
   g.compact();
+  g.sort();
   prepare(g);
   r.graph = std::move(graph);
   return r;

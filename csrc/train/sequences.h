@@ -15,8 +15,9 @@ struct Element {
   int64_t index = kTensor;
 };
 
-/// A graph as read from a file whose inputs and outputs that are sequences became tensors of the types `elements`.
-/// `inputs` and `outputs` say what the graph's are, in order.
+/// A graph as read from a file whose inputs and outputs that are sequences became tensors; `inputs` and `outputs` say
+/// what the graph's are, in order. `elements` are the types of parameters and gradients; if the file's sequences of
+/// them have another element type, they are cast. States have the element type that the file says.
 struct Flat {
   std::unique_ptr<Graph> graph;
   std::vector<Element> inputs, outputs;

@@ -144,12 +144,14 @@ Session::Session(const std::string& training, const std::string& evaluation,
   eval_ = part(*eval_graph_, "eval", -1);
 }
 
-void Session::add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key) {
-  if (flat_size_ > 0) values_[flat] = empty_of(Type(types_[0].dtype, Dims{flat_size_}), device_);
+void Session::add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key,
+                         DType type) {
+  const auto own = [&](size_t i) { return type == DType::kUndefined ? types_[i].dtype : type; };
+  if (flat_size_ > 0) values_[flat] = empty_of(Type(own(0), Dims{flat_size_}), device_);
   for (size_t i = 0; i < trainable_.size(); ++i) {
     const Dims& d = types_[i].dims;
     values_[key(trainable_[i])] = flat_size_ == 0
-                                      ? empty_of(types_[i], device_)
+                                      ? empty_of(Type(own(i), d), device_)
                                       : values_[flat].narrow(0, offsets_[i], numel(d)).view({d.data(), d.size()});
   }
 }
@@ -238,10 +240,11 @@ std::unique_ptr<Session::Part> Session::part(const Graph& source, const std::str
 }
 
 /// A state of the optimizer, which starts at zero.
-void Session::add_state(const std::string& name) {
+void Session::add_state(const std::string& name, DType type) {
   if (std::find(states_.begin(), states_.end(), name) != states_.end()) return;
   states_.push_back(name);
-  add_values(kFlat + name, [&](const std::string& weight) { return name + "/" + weight; });
+  add_values(
+      kFlat + name, [&](const std::string& weight) { return name + "/" + weight; }, type);
 }
 
 void Session::set_optimizer(const std::string& path) {
@@ -254,7 +257,7 @@ void Session::set_optimizer(const std::string& path) {
     std::string key = name;
     if (index != Element::kTensor) {
       donors[{"updated_" + name, index}] = c.fixed.size();
-      if (name != "params" && name != "gradients") add_state(name);
+      if (name != "params" && name != "gradients") add_state(name, g.inputs[c.fixed.size()]->type.dtype);
       if (index == Element::kAll) {
         key = kFlat + name;
       } else {

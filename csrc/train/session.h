@@ -88,11 +88,12 @@ class Session {
   };
 
   at::Tensor value(const std::string& name) const;
-  /// Room for one value per trainable parameter, by the names that `key` gives; in one flat tensor if they have one
-  /// element type.
-  void add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key);
+  /// Room for one value per trainable parameter, by the names that `key` gives, of its element type or `type`; in one
+  /// flat tensor if the parameters have one element type.
+  void add_values(const std::string& flat, const std::function<std::string(const std::string&)>& key,
+                  DType type = DType::kUndefined);
   void collect(const Graph& g, const std::map<std::string, at::Tensor>& given);
-  void add_state(const std::string& name);
+  void add_state(const std::string& name, DType type);
   std::unique_ptr<Part> part(const Graph& source, const std::string& what, int flag);
   std::vector<at::Tensor> step_on(bool training, const std::vector<at::Tensor>& inputs);
   void check(const Part& p, bool training, c10::ArrayRef<Column> inputs) const;

@@ -4,6 +4,9 @@ Inputs, in the order of onnxruntime-training 1.19.2: `learning_rate` float[1], `
 sequences of tensors in the order of the parameters: `params`, `gradients`, `first_order_moments` and, for AdamW,
 `second_order_moments`. Outputs, what onnxruntime-training wrote in place: `updated_params`, then the moments that change:
 `updated_first_order_moments`, `updated_second_order_moments`.
+
+Moments of float16 and bfloat16 parameters are float32, as small squares would vanish; so are `params` and `gradients` of bfloat16,
+of which the standard has no sequences.
 """
 
 import fnmatch
@@ -22,6 +25,7 @@ __all__ = ["SGD", "AdamW", "ClipGradNorm"]
 
 SEQUENCE_OPSET = 11
 _WIDE = {TensorProto.FLOAT, TensorProto.DOUBLE}
+_SEQUENCES = {*_WIDE, TensorProto.FLOAT16}  # float types of which the standard has sequences
 _COMMON = {"params", "lr_scale", "weight_decay"}
 
 
@@ -113,12 +117,13 @@ class _Optimizer(ForwardBlock):
         graph = self.base.graph
         graph.input.append(helper.make_tensor_value_info("learning_rate", TensorProto.FLOAT, [1]))
         graph.input.append(helper.make_tensor_value_info("step", TensorProto.INT64, [1]))
-        sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(code, None))
-        inputs = ["params", "gradients", *self.states]
-        for name in inputs:
-            graph.input.append(helper.make_value_info(name, sequence))
-        paste = proto.Paste(graph)
         wide = code if code in _WIDE else TensorProto.FLOAT
+        held = code if code in _SEQUENCES else wide
+        codes = {"params": held, "gradients": held} | dict.fromkeys(self.states, wide)
+        sequences = {c: helper.make_sequence_type_proto(helper.make_tensor_type_proto(c, None)) for c in (held, wide)}
+        for name in codes:
+            graph.input.append(helper.make_value_info(name, sequences[codes[name]]))
+        paste = proto.Paste(graph)
         scalar = paste.add("Constant", [], "scalar", value=helper.make_tensor("", TensorProto.INT64, [0], []))
         number = paste.add("Reshape", ["learning_rate", scalar], "learning_rate.scalar")
         rate = number if wide == TensorProto.FLOAT else paste.add("Cast", [number], "learning_rate.cast", to=wide)
@@ -129,7 +134,7 @@ class _Optimizer(ForwardBlock):
             index = paste.add("Constant", [], f"index.{i}", value=helper.make_tensor("", TensorProto.INT64, [], [i]))
             for name, found in items.items():
                 item = paste.add("SequenceAt", [name, index], f"{name}.{i}")
-                found.append(item if code == wide else paste.add("Cast", [item], f"{item}.wide", to=wide))
+                found.append(item if codes[name] == wide else paste.add("Cast", [item], f"{item}.wide", to=wide))
         gradients = self._clip.paste(paste, items["gradients"], wide) if self._clip else items["gradients"]
         results: list[list[str]] = []
         for i, options in enumerate(chosen):
@@ -137,12 +142,14 @@ class _Optimizer(ForwardBlock):
             own = rate if scale == 1 else paste.add("Mul", [rate, paste.number(scale, wide, "lr_scale")], "learning_rate.scaled")
             states = [items[name][i] for name in changed]
             made = self._one(paste, options, wide, items["params"][i], gradients[i], own, step, states, f"{i}.")
-            results.append([m if code == wide else paste.add("Cast", [m], f"{m}.narrow", to=code) for m in made])
+            if held != wide:
+                made[0] = paste.add("Cast", [made[0]], f"{made[0]}.narrow", to=held)
+            results.append(made)
         outputs = []
         for name, values in zip(["params", *changed], zip(*results, strict=True), strict=True):
             outputs.append(f"updated_{name}")
             graph.node.append(helper.make_node("SequenceConstruct", list(values), [outputs[-1]]))
-            graph.output.append(helper.make_value_info(outputs[-1], sequence))
+            graph.output.append(helper.make_value_info(outputs[-1], sequences[codes[name]]))
         return tuple(outputs)
 
     def _one(
