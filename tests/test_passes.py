@@ -53,6 +53,8 @@ REWRITES = {
     "transposes": ("a = Transpose <perm: ints = [1, 0]> (x) b = Transpose <perm: ints = [1, 0]> (a) y = Exp (b)", ["Exp"]),
     "reshapes": ("a = Reshape (x, to) b = Reshape (a, flat) y = Exp (b)", ["Reshape", "Exp"]),
     "negations": ("a = Neg (x) b = Neg (a) y = Exp (b)", ["Exp"]),
+    "output_of_a_cast": ("a = Exp (x) y = Cast <to: int = 1> (a)", ["Exp"]),
+    "output_of_negations": ("a = Exp (x) b = Neg (a) y = Neg (b)", ["Exp"]),
     "sum_of_one": ("a = Sum (x) b = Max (a) y = Exp (b)", ["Exp"]),
     "where": ("n = Neg (x) a = Where (yes, x, n) y = Exp (a)", ["Exp"]),
     "dropout": ("a = Dropout (x) y = Exp (a)", ["Exp"]),

@@ -220,7 +220,7 @@ std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
   auto g = p->joint_graph(random);
   // Arguments in order: inputs and weights of this executable, seeds, random values; weights become inputs.
   std::vector<Value*> inputs;
-  std::unordered_set<const Value*> arguments;
+  ValueSet arguments;
   for (const std::string& name : p->arg_names()) {
     Value* v = g->find(name);
     if (!v) v = g->add_value(name, arg_types_[inputs.size()]);

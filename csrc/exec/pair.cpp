@@ -37,16 +37,6 @@ std::unordered_map<int, int> positions(const std::vector<int>& list) {
   return r;
 }
 
-/// Names of the arguments that some node of the graph reads.
-std::unordered_set<std::string> read_values(const Graph& g) {
-  std::unordered_set<std::string> r;
-  for (const Node* n : g.nodes())
-    for (const Value* v : n->inputs)
-      if (v) r.insert(v->name);
-  for (const Value* v : g.outputs) r.insert(v->name);
-  return r;
-}
-
 constexpr std::string_view kBeforeCut[] = {"simplify"};
 
 void optimise_for(Graph& g, const std::vector<std::string>& arguments, std::span<const std::string_view> passes = {}) {
@@ -119,9 +109,8 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
     return;
   }
   wrt_ = j.wrt;
-  std::erase_if(saved_.reached, [&](int a) {
-    return std::find(wrt_.begin(), wrt_.end(), arg_names_[static_cast<size_t>(a)]) == wrt_.end();
-  });
+  const Index reached = index(wrt_);
+  std::erase_if(saved_.reached, [&](int a) { return !reached.contains(arg_names_[static_cast<size_t>(a)]); });
   seeds_ = j.outputs;
   const Index args = index(arg_names_), outputs_by_name = index(output_names_);
   for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));
@@ -143,11 +132,12 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
   joint_ = std::move(j.graph);
   joint_->outputs.erase(joint_->outputs.begin(), joint_->outputs.begin() + static_cast<std::ptrdiff_t>(n_outputs_));
   dce(*joint_, {});
-  const auto used = read_values(*joint_);
+  const ValueSet results(joint_->outputs.begin(), joint_->outputs.end());
   saved_.all_args = saved_.args;
   const std::unordered_map<int, int> read = positions(saved_.args);
   for (size_t i = 0; i < arg_names_.size(); ++i) {
-    if (!used.contains(arg_names_[i])) continue;
+    const Value* v = joint_->find(arg_names_[i]);
+    if (!v || (v->uses.empty() && !results.contains(v))) continue;
     saved_.joint_args.push_back(static_cast<int>(i));
     if (!read.contains(static_cast<int>(i))) saved_.all_args.push_back(static_cast<int>(i));
   }
@@ -168,7 +158,7 @@ std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) c
       g->replace_uses(n->out(), again);
       replayed = true;
     }
-    const std::vector<Value*> outputs = n->outputs;
+    const Values outputs = n->outputs;
     for (size_t i = replayed ? 1 : 0; i < outputs.size(); ++i) {
       if (!is_kept(outputs[i])) continue;
       const std::string name = outputs[i]->name;

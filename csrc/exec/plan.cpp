@@ -60,13 +60,12 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
   p->scratch_pool_ = std::make_shared<BufferPool>(device);
   p->kept_pool_ = std::make_shared<BufferPool>(device);
 
-  std::unordered_map<const Value*, int> id;
+  PointerMap<Value, int>& id = p->ids_;
+  id.reserve(g.values().size());
+  p->items_.reserve(g.nodes().size());
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   int next = 0;
-  const auto number = [&](const Value* v) {
-    id.emplace(v, next);
-    p->ids_.emplace(v->name, next);
-    ++next;
-  };
+  const auto number = [&](const Value* v) { id.try_emplace(v, next++); };
   for (const std::string& name : input_names) {
     const Value* v = g.find(name);
     if (!v) fail(ErrorKind::kModel, "plan", "no value \"" + name + "\" in the graph");
@@ -78,7 +77,7 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
     number(v);
     p->literals_.push_back(v->literal.get());
     p->const_ints_.push_back(literal_ints(*v->literal));
-    bool on_device = g.is_output(v), on_host = false;
+    bool on_device = outputs.contains(v), on_host = false;
     for (const Use& u : v->uses) {
       const OpDef* def = find_op(*u.node);
       const bool host = def && u.index < 32 && (def->host_inputs >> u.index & 1);
@@ -98,8 +97,9 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
     item.kernel = item.def->kernel(*n);
     item.first_out = next;
     for (const Value* v : n->inputs) {
-      if (v && !id.contains(v)) fail(ErrorKind::kModel, "plan", "an input has no value", *n);
-      item.in.push_back(v ? id.at(v) : -1);
+      const int* at = id.find(v);
+      if (v && !at) fail(ErrorKind::kModel, "plan", "an input has no value", *n);
+      item.in.push_back(at ? *at : -1);
     }
     for (size_t o = 0; o < n->outputs.size(); ++o) {
       if (n->outputs[o]) {
@@ -119,8 +119,8 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
 }
 
 int Plan::value_id(std::string_view name) const {
-  const auto it = ids_.find(std::string(name));
-  return it == ids_.end() ? -1 : it->second;
+  const int* id = ids_.find(graph_->find(name));
+  return id ? *id : -1;
 }
 
 const HostInts* Sizes::host(int v) const {

@@ -94,7 +94,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
   std::vector<const Value*> inputs_;
   std::vector<Item> items_;
   std::vector<int> outputs_, donors_;
-  std::unordered_map<std::string, int> ids_;
+  PointerMap<Value, int> ids_;
   std::vector<at::Tensor> constants_, host_constants_;
   std::vector<const Literal*> literals_;
   std::vector<std::optional<HostInts>> const_ints_;

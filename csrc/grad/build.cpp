@@ -8,7 +8,7 @@
 namespace ortmod {
 namespace {
 
-using Flags = std::unordered_set<const Value*>;
+using Flags = ValueSet;
 
 bool blocks(const OpDef* def) { return def && def->grad == no_grad; }
 
@@ -33,8 +33,8 @@ Flags active_values(const Graph& g, const std::vector<Value*>& wrt) {
 }
 
 /// Nodes that an output depends on.
-std::unordered_set<const Node*> useful_nodes(const Graph& g, const std::vector<Value*>& outputs) {
-  std::unordered_set<const Node*> useful;
+NodeSet useful_nodes(const Graph& g, const std::vector<Value*>& outputs) {
+  NodeSet useful;
   Flags wanted(outputs.begin(), outputs.end());
   for (auto it = g.nodes().rbegin(); it != g.nodes().rend(); ++it) {
     const Node* n = *it;
@@ -48,7 +48,7 @@ std::unordered_set<const Node*> useful_nodes(const Graph& g, const std::vector<V
   return useful;
 }
 
-bool on_path(const Node& n, const Flags& active, const std::unordered_set<const Node*>& useful) {
+bool on_path(const Node& n, const Flags& active, const NodeSet& useful) {
   if (!useful.contains(&n)) return false;
   for (const Value* v : n.inputs)
     if (v && active.contains(v))
@@ -97,15 +97,14 @@ class Reverse {
 
   /// The accumulated gradient, or empty.
   Expr total(Value* v) {
-    const auto it = parts_.find(v);
-    if (it == parts_.end() || it->second.empty()) return {};
-    std::vector<Expr>& p = it->second;
-    if (p.size() > 1) {
-      Expr sum = p.size() == 2 ? p[0] + p[1] : b_.op("Sum", p);
+    std::vector<Expr>* p = parts_.find(v);
+    if (!p || p->empty()) return {};
+    if (p->size() > 1) {
+      Expr sum = p->size() == 2 ? (*p)[0] + (*p)[1] : b_.op("Sum", *p);
       name(sum, v);
-      p = {sum};
+      *p = {sum};
     }
-    return p[0];
+    return (*p)[0];
   }
 
   Builder& builder() { return b_; }
@@ -191,7 +190,7 @@ class Reverse {
   }
 
   Grads apply_custom(const Graph& rule, const Grad& g) {
-    std::unordered_map<const Value*, Value*> map;
+    ValueMap map;
     const Node& n = g.node();
     const size_t ni = rule_inputs(n), no = ni < n.inputs.size() ? n.inputs.size() - ni : n.outputs.size();
     if (rule.inputs.size() > ni + 2 * no)
@@ -237,7 +236,7 @@ class Reverse {
 
   Graph& g_;
   Builder b_;
-  std::unordered_map<const Value*, std::vector<Expr>> parts_;
+  PointerMap<Value, std::vector<Expr>> parts_;
 };
 
 std::vector<Value*> resolve_wrt(const Graph& g, const std::vector<std::string>& names) {
@@ -326,7 +325,7 @@ Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& opti
   }
   reverse.walk(active);
 
-  std::unordered_set<const Value*> taken(g.inputs.begin(), g.inputs.end());
+  ValueSet taken(g.inputs.begin(), g.inputs.end());
   taken.insert(g.outputs.begin(), g.outputs.end());
   for (size_t i = 0; i < wrt.size(); ++i) {
     Expr d = reverse.total(wrt[i]);

@@ -63,7 +63,7 @@ std::unique_ptr<Graph> body_of(const Node& n) {
   g->opsets = root->opsets;
   g->ir_version = root->ir_version;
   g->name = n.op->name;
-  std::unordered_map<const Value*, Value*> map;
+  ValueMap map;
   for (const Value* v : n.inputs) {
     if (!v || map.contains(v)) continue;
     map[v] = g->add_input(v->name, v->type);

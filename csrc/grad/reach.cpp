@@ -19,8 +19,8 @@ namespace {
 bool carries(const Value& v) { return is_float(v.type.dtype) || v.type.kind != Kind::kTensor; }
 
 /// Why no gradient comes back to `start`: the last obstacle on its ways.
-std::string obstacle(const Value& start, const std::unordered_set<const Value*>& useful) {
-  std::unordered_set<const Value*> seen{&start};
+std::string obstacle(const Value& start, const ValueSet& useful) {
+  ValueSet seen{&start};
   std::vector<const Value*> todo{&start};
   std::string reason;
   while (!todo.empty()) {
@@ -35,7 +35,7 @@ std::string obstacle(const Value& start, const std::unordered_set<const Value*>&
         any_useful = true;
         if (!carries(*o)) continue;
         any_float = true;
-        if (support == "yes" && seen.insert(o).second) todo.push_back(o);
+        if (support == "yes" && seen.insert(o)) todo.push_back(o);
       }
       if (!any_useful) continue;
       if (support == "zero")
@@ -54,7 +54,7 @@ std::string obstacle(const Value& start, const std::unordered_set<const Value*>&
 
 std::vector<Reach> explain_reach(const Graph& g, const std::vector<std::string>& wrt) {
   // `live`: a gradient comes back to the value; `useful`: an output depends on it.
-  std::unordered_set<const Value*> useful(g.outputs.begin(), g.outputs.end()), live;
+  ValueSet useful(g.outputs.begin(), g.outputs.end()), live;
   for (const Value* v : g.outputs)
     if (is_float(v->type.dtype)) live.insert(v);
   for (auto it = g.nodes().rbegin(); it != g.nodes().rend(); ++it) {

@@ -8,7 +8,7 @@ namespace {
 class Cutter {
  public:
   Cutter(const Joint& j, const std::vector<std::string>& arguments)
-      : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()) {
+      : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()), inputs_(g_.inputs.begin(), g_.inputs.end()) {
     late_.insert(j.seeds.begin(), j.seeds.end());
     for (const Node* n : g_.nodes())
       for (const Value* v : n->inputs)
@@ -31,8 +31,9 @@ class Cutter {
   }
 
  private:
-  bool is_arg(const Value* v) const { return !v->producer && (!v->literal || args_.contains(v->name) || is_input(v)); }
-  bool is_input(const Value* v) const { return std::find(g_.inputs.begin(), g_.inputs.end(), v) != g_.inputs.end(); }
+  bool is_arg(const Value* v) const {
+    return !v->producer && (!v->literal || args_.contains(v->name) || inputs_.contains(v));
+  }
 
   static bool reads_shape(const Node& n, size_t i) {
     const OpDef* def = find_op(n);
@@ -55,7 +56,7 @@ class Cutter {
 
   void plan_backward() {
     std::vector<const Value*> todo(j_.grads.begin(), j_.grads.end());
-    std::unordered_set<const Value*> seen(todo.begin(), todo.end());
+    ValueSet seen(todo.begin(), todo.end());
     while (!todo.empty()) {
       const Value* v = todo.back();
       todo.pop_back();
@@ -80,19 +81,17 @@ class Cutter {
         if (!x) continue;
         if (reads_shape(n, i) && !late_.contains(x) && (x->producer || is_arg(x))) {
           shapes_.insert(x);
-        } else if (seen.insert(x).second) {
+        } else if (seen.insert(x)) {
           todo.push_back(x);
         }
       }
     }
-    std::erase_if(shapes_, [&](const Value* v) {
-      return kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer));
-    });
+    for (const Value* v : shapes_.list())
+      if (kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer))) shapes_.erase(v);
   }
 
   /// Keeps the shape of values of which backward reads nothing else; in backward a stand-in has that shape.
-  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward,
-                                                           std::unordered_map<const Value*, Value*>& map) const {
+  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward, ValueMap& map) const {
     std::vector<std::pair<const Value*, Value*>> r;
     for (const Value* v : ordered(shapes_)) {
       Node* n = forward.add_node(intern("Shape"), {map.at(v)}, 1);
@@ -103,8 +102,9 @@ class Cutter {
     return r;
   }
 
-  std::vector<const Value*> ordered(const std::unordered_set<const Value*>& set) const {
+  std::vector<const Value*> ordered(const ValueSet& set) const {
     std::vector<const Value*> r;
+    if (set.empty()) return r;
     for (const Value* v : g_.inputs)
       if (set.contains(v)) r.push_back(v);
     for (const Value* v : g_.weights)
@@ -115,17 +115,15 @@ class Cutter {
     return r;
   }
 
-  Value* source(Graph& to, const Value* v, std::unordered_map<const Value*, Value*>& map) const {
-    const auto it = map.find(v);
-    if (it != map.end()) return it->second;
+  Value* source(Graph& to, const Value* v, ValueMap& map) const {
+    if (Value* const* copy = map.find(v)) return *copy;
     Value* c = to.add_weight(v->name, v->literal);
     c->type = v->type;
     map[v] = c;
     return c;
   }
 
-  void copy_nodes(Graph& to, const std::unordered_set<const Node*>& nodes,
-                  std::unordered_map<const Value*, Value*>& map) const {
+  void copy_nodes(Graph& to, const NodeSet& nodes, ValueMap& map) const {
     for (const Node* n : g_.nodes()) {
       if (!nodes.contains(n)) continue;
       for (const Value* v : n->inputs)
@@ -142,7 +140,7 @@ class Cutter {
     return g;
   }
 
-  static Value* add_input(Graph& to, const Value* v, std::unordered_map<const Value*, Value*>& map) {
+  static Value* add_input(Graph& to, const Value* v, ValueMap& map) {
     Value* c = to.add_input(v->name, v->type);
     c->host = v->host;
     map[v] = c;
@@ -151,7 +149,7 @@ class Cutter {
 
   std::unique_ptr<Graph> copy_backward(Split& s, const std::vector<std::pair<const Value*, Value*>>& shapes) const {
     auto to = fresh("_backward");
-    std::unordered_map<const Value*, Value*> map;
+    ValueMap map;
     for (const Value* v : j_.seeds) add_input(*to, v, map);
     for (const Value* v : ordered(kept_)) {
       add_input(*to, v, map);
@@ -181,7 +179,7 @@ class Cutter {
   std::unique_ptr<Graph> copy_forward(std::vector<std::pair<const Value*, Value*>>& shapes) const {
     auto to = fresh("");
     to->metadata = g_.metadata;
-    std::unordered_map<const Value*, Value*> map;
+    ValueMap map;
     for (const Value* v : g_.inputs)
       if (!late_.contains(v)) {
         Value* c = add_input(*to, v, map);
@@ -189,22 +187,24 @@ class Cutter {
       }
     for (const Value* v : g_.weights)
       if (args_.contains(v->name)) source(*to, v, map);
-    std::unordered_set<const Node*> nodes;
+    NodeSet nodes;
     std::vector<const Value*> todo(g_.outputs.begin(),
                                    g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
-    todo.insert(todo.end(), kept_.begin(), kept_.end());
-    todo.insert(todo.end(), shapes_.begin(), shapes_.end());
+    for (const ValueSet* more : {&kept_, &shapes_}) {
+      const std::vector<const Value*> list = ordered(*more);
+      todo.insert(todo.end(), list.begin(), list.end());
+    }
     while (!todo.empty()) {
       const Value* v = todo.back();
       todo.pop_back();
-      if (!v->producer || !nodes.insert(v->producer).second) continue;
+      if (!v->producer || !nodes.insert(v->producer)) continue;
       for (const Value* x : v->producer->inputs)
         if (x) todo.push_back(x);
     }
     copy_nodes(*to, nodes, map);
     for (size_t i = 0; i < j_.num_outputs; ++i)
       to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
-    for (const Value* v : shapes_)
+    for (const Value* v : ordered(shapes_))
       if (!v->producer) source(*to, v, map);
     shapes = keep_shapes(*to, map);
     return to;
@@ -213,8 +213,8 @@ class Cutter {
   const Joint& j_;
   const Graph& g_;
   std::unordered_set<std::string> args_;
-  std::unordered_set<const Value*> late_, outputs_, kept_, reads_, shapes_;
-  std::unordered_set<const Node*> back_;
+  ValueSet inputs_, late_, outputs_, kept_, reads_, shapes_;
+  NodeSet back_;
 };
 
 }  // namespace

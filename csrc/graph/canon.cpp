@@ -28,7 +28,7 @@ bool constant_if(Rewrite& r) {
   while (r.out(n_out)) ++n_out;
   if (branch->outputs.size() < n_out || !branch->inputs.empty())
     fail(ErrorKind::kModel, "import", "the branch has the wrong number of inputs or outputs", r.node());
-  std::unordered_map<const Value*, Value*> map;
+  ValueMap map;
   for (const Value* w : branch->weights) {
     Value* copy = r.graph().add_weight(w->name, w->literal);
     copy->metadata = w->metadata;
@@ -37,8 +37,8 @@ bool constant_if(Rewrite& r) {
   for (const Node* m : branch->nodes()) r.graph().copy_node(*m, map);
   r.begin();
   for (size_t i = 0; i < n_out; ++i) {
-    const auto it = map.find(branch->outputs[i]);
-    r.alias(it == map.end() ? branch->outputs[i] : it->second, i);
+    Value* const* copy = map.find(branch->outputs[i]);
+    r.alias(copy ? *copy : branch->outputs[i], i);
   }
   return true;
 }
@@ -72,6 +72,7 @@ bool is_maker(const Node& n) {
 void walk(Graph& g) {
   std::vector<Node*> old;
   old.swap(g.order());
+  g.order().reserve(old.size());
   Sequences sequences;
   for (size_t i = 0; i < old.size(); ++i) {
     Node* n = old[i];

@@ -66,7 +66,7 @@ bool Sequences::visit(Rewrite& r) { return read(r) || make(r); }
 bool Sequences::make(Rewrite& r) {
   const Node& n = r.node();
   if (n.is("SequenceConstruct")) {
-    known_[r.out()] = {true, n.inputs, nullptr};
+    known_[r.out()] = {true, n.inputs.vec(), nullptr};
   } else if (n.is("SequenceEmpty")) {
     known_[r.out()] = {true, {}, nullptr};
   } else if (n.is("SplitToSequence") && r.in()) {
@@ -108,7 +108,7 @@ void Sequences::split_elements(Rewrite& r, Known& k) {
       r.graph().add_node(intern("Split"), std::move(in), static_cast<int>(sizes->size()), std::move(attrs), n.name);
   split->metadata = n.metadata;
   k.listed = true;
-  k.elements = split->outputs;
+  k.elements = split->outputs.vec();
   if (drops_axis(n))
     for (Value*& v : k.elements) v = squeeze(r, v, axis);
 }

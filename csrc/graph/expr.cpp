@@ -51,7 +51,7 @@ Expr Builder::literal(LiteralPtr l, std::string_view name) {
 
 std::vector<Expr> Builder::multi(std::string_view domain, std::string_view name, std::vector<Expr> in, int n_outputs,
                                  Attrs attrs) {
-  std::vector<Value*> values;
+  Values values;
   for (const Expr& e : in) values.push_back(e.value());
   while (!values.empty() && !values.back()) values.pop_back();
   Node* n = g_.add_node(intern(domain, name), std::move(values), n_outputs, std::move(attrs));

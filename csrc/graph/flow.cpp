@@ -139,7 +139,7 @@ bool Flow::takes_bias(const Value* v) const {
 bool Flow::leads_to_sine_and_cosine(const Value* v) const {
   bool sine = false, cosine = false;
   std::vector<const Value*> todo{v};
-  std::unordered_set<const Value*> seen{v};
+  ValueSet seen{v};
   while (!todo.empty()) {
     const Value* x = todo.back();
     todo.pop_back();
@@ -154,7 +154,7 @@ bool Flow::leads_to_sine_and_cosine(const Value* v) const {
         return false;
       else
         for (const Value* o : u.node->outputs)
-          if (o && seen.insert(o).second) todo.push_back(o);
+          if (o && seen.insert(o)) todo.push_back(o);
       if (seen.size() > kFarthest) return false;
     }
   }

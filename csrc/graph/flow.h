@@ -1,7 +1,5 @@
 // What a value is made of, for the choice of trainable weights: inputs, weights, normalised activations, positions.
 #pragma once
-#include <unordered_set>
-
 #include "graph/graph.h"
 
 namespace ortmod {
@@ -30,7 +28,7 @@ class Flow {
  private:
   void scan(const Graph& g);
   static const Value* through_views(const Value* v);
-  std::unordered_set<const Value*> inputs_, floats_;
+  ValueSet inputs_, floats_;
 };
 
 /// A table whose columns are sines or cosines of the row number times a frequency (rotary and sinusoidal positions).

@@ -24,31 +24,41 @@ int Graph::opset(std::string_view domain) const {
   return 1;
 }
 
+Graph::~Graph() {
+  for (Node* n : nodes_) std::destroy_at(n);
+  for (Value* v : values_) std::destroy_at(v);
+}
+
+bool Graph::is_taken(std::string_view s) const {  // nor may it hide a name of an enclosing graph
+  for (const Graph* g = this; g; g = g->parent_)
+    if (g->by_name_.find(s)) return true;
+  return false;
+}
+
 std::string Graph::unique_name(std::string_view base) {
   std::string name(base.empty() ? "v" : base);
-  const auto taken = [this](const std::string& s) {  // nor hide a name of an enclosing graph
-    for (const Graph* g = this; g; g = g->parent_)
-      if (g->by_name_.contains(s)) return true;
-    return false;
-  };
-  if (!base.empty() && !taken(name)) return name;
+  if (!base.empty() && !is_taken(name)) return name;
   int& n = name_counts_[name];
   for (;;) {
     n = n == 0 && !base.empty() ? 2 : n + 1;
     std::string candidate = name + "_" + std::to_string(n);
-    if (!taken(candidate)) return candidate;
+    if (!is_taken(candidate)) return candidate;
   }
 }
 
-Value* Graph::add_value(std::string_view name, Type type) {
-  auto v = std::make_unique<Value>();
-  v->name = unique_name(name);
-  v->type = std::move(type);
+Value* Graph::make_value(std::string unique) {
+  Value* v = value_memory_.make();
+  values_.push_back(v);
+  v->name = std::move(unique);
   v->graph = this;
-  Value* p = v.get();
-  by_name_.emplace(p->name, p);
-  values_.push_back(std::move(v));
-  return p;
+  by_name_.insert(v);
+  return v;
+}
+
+Value* Graph::add_value(std::string_view name, Type type) {
+  Value* v = make_value(unique_name(name));
+  v->type = std::move(type);
+  return v;
 }
 
 Value* Graph::add_input(std::string_view name, Type type) {
@@ -64,31 +74,30 @@ Value* Graph::add_weight(std::string_view name, LiteralPtr literal) {
   return v;
 }
 
-Value* Graph::find(std::string_view name) const {
-  const auto it = by_name_.find(std::string(name));
-  return it == by_name_.end() ? nullptr : it->second;
-}
+Value* Graph::find(std::string_view name) const { return by_name_.find(name); }
 
 void Graph::rename(Value* v, std::string_view name) {
   if (v->name == name) return;
   std::string fresh = unique_name(name);
-  by_name_.erase(v->name);
+  by_name_.erase(v);
   v->name = std::move(fresh);
-  by_name_.emplace(v->name, v);
+  by_name_.insert(v);
 }
 
 void Graph::link(Node* n) {
   for (size_t i = 0; i < n->inputs.size(); ++i)
-    if (Value* v = n->inputs[i]) v->uses.push_back({n, static_cast<int>(i)});
+    if (Value* v = n->inputs[i]) attach(n, i, v);
   for (size_t i = 0; i < n->outputs.size(); ++i)
     if (Value* v = n->outputs[i]) {
+      if (v->producer && v->producer != n) v->producer->outputs[static_cast<size_t>(v->output_index)] = nullptr;
       v->producer = n;
       v->output_index = static_cast<int>(i);
     }
 }
 
-Node* Graph::add_node(Op op, std::vector<Value*> in, std::vector<Value*> out, Attrs attrs, std::string_view node_name) {
-  auto n = std::make_unique<Node>();
+Node* Graph::add_node(Op op, Values in, Values out, Attrs attrs, std::string_view node_name) {
+  Node* n = node_memory_.make();
+  nodes_.push_back(n);
   n->op = op;
   n->version = op->domain == "ortmod" ? opset() : opset(op->domain);
   n->inputs = std::move(in);
@@ -96,47 +105,64 @@ Node* Graph::add_node(Op op, std::vector<Value*> in, std::vector<Value*> out, At
   n->attrs = std::move(attrs);
   n->name = node_name;
   n->graph = this;
-  link(n.get());
-  Node* p = n.get();
-  nodes_.push_back(std::move(n));
-  order_.push_back(p);
-  return p;
+  link(n);
+  order_.push_back(n);
+  return n;
 }
 
-Node* Graph::add_node(Op op, std::vector<Value*> in, int n_outputs, Attrs attrs, std::string_view node_name) {
-  std::vector<Value*> out;
+Node* Graph::add_node(Op op, Values in, int n_outputs, Attrs attrs, std::string_view node_name) {
+  Values out;
   for (int i = 0; i < n_outputs; ++i) out.push_back(add_value(""));
   return add_node(op, std::move(in), std::move(out), std::move(attrs), node_name);
 }
 
 namespace {
 
-/// Takes a use out of a list; of a long one, by its last use, wherever it stands nearest to an end.
-void forget(std::vector<Use>& uses, const Use& u) {
-  constexpr size_t kLong = 64;
-  if (uses.size() < kLong) {
-    std::erase(uses, u);
-    return;
-  }
-  for (size_t front = 0, back = uses.size() - 1;; ++front, --back) {
-    for (const size_t i : {front, back})
-      if (uses[i] == u) {
-        uses[i] = uses.back();
-        uses.pop_back();
-        return;
-      }
-    if (front >= back) return;
-  }
+constexpr size_t kLong = 64;  // uses that are not searched through
+
+void hint(const Use& u, size_t at) {
+  auto& hints = u.node->use_hints;
+  const auto i = static_cast<size_t>(u.index);
+  if (hints.size() <= i) hints.resize(i + 1);
+  hints[i] = static_cast<uint32_t>(at);
 }
 
 }  // namespace
 
+void Graph::attach(Node* n, size_t i, Value* v) {
+  const Use u{n, static_cast<int>(i)};
+  hint(u, v->uses.size());
+  v->uses.push_back(u);
+}
+
+void Graph::hint_uses(Value* v) {
+  if (v->uses.size() >= kLong)
+    for (size_t k = 0; k < v->uses.size(); ++k) hint(v->uses[k], k);
+}
+
+/// Short lists of uses keep their order; in a long one the last use goes to the free place.
+void Graph::detach(Node* n, size_t i, Value* v) {
+  auto& uses = v->uses;
+  const Use u{n, static_cast<int>(i)};
+  if (uses.size() < kLong) {
+    uses.erase_if([&](const Use& o) { return o == u; });
+    return;
+  }
+  size_t at = i < n->use_hints.size() ? n->use_hints[i] : uses.size();
+  if (at >= uses.size() || !(uses[at] == u))
+    at = static_cast<size_t>(std::find(uses.begin(), uses.end(), u) - uses.begin());
+  if (at == uses.size()) return;
+  uses[at] = uses.back();
+  hint(uses[at], at);
+  uses.pop_back();
+}
+
 void Graph::set_input(Node* n, int i, Value* v) {
   Value*& slot = n->inputs[static_cast<size_t>(i)];
   if (slot == v) return;
-  if (slot) forget(slot->uses, {n, i});
+  if (slot) detach(n, static_cast<size_t>(i), slot);
   slot = v;
-  if (v) v->uses.push_back({n, i});
+  if (v) attach(n, static_cast<size_t>(i), v);
 }
 
 void Graph::add_input_to(Node* n, Value* v) {
@@ -144,25 +170,33 @@ void Graph::add_input_to(Node* n, Value* v) {
   set_input(n, static_cast<int>(n->inputs.size()) - 1, v);
 }
 
-void Graph::replace_uses(Value* from, Value* to) {
-  const std::vector<Use> uses = std::move(from->uses);
-  from->uses.clear();
+void Graph::redirect(Value* from, Value* to) {
+  const SmallVec<Use, 2> uses = std::move(from->uses);
   for (const Use& u : uses) {
     u.node->inputs[static_cast<size_t>(u.index)] = to;
-    if (to) to->uses.push_back(u);
+    if (to) attach(u.node, static_cast<size_t>(u.index), to);
   }
+}
+
+void Graph::replace_uses(Value* from, Value* to) {
+  redirect(from, to);
   for (Value*& o : outputs)
     if (o == from) o = to;
 }
 
-namespace {
+void Graph::exchange(Value* a, Value* b) {
+  std::swap(a->producer->outputs[static_cast<size_t>(a->output_index)],
+            b->producer->outputs[static_cast<size_t>(b->output_index)]);
+  std::swap(a->producer, b->producer);
+  std::swap(a->output_index, b->output_index);
+}
 
 /// Forgets what the sub-graphs of a node capture.
-void unlink_captures(const Node& n) {
+void Graph::unlink_captures(const Node& n) {
   const auto inner = [](const Graph& g) {
     for (Node* m : g.nodes()) {
       for (size_t i = 0; i < m->inputs.size(); ++i)
-        if (Value* v = m->inputs[i]; v && v->graph != &g) forget(v->uses, {m, static_cast<int>(i)});
+        if (Value* v = m->inputs[i]; v && v->graph != &g) detach(m, i, v);
       unlink_captures(*m);
     }
   };
@@ -173,12 +207,10 @@ void unlink_captures(const Node& n) {
   }
 }
 
-}  // namespace
-
 void Graph::remove(Node* n) {
   unlink_captures(*n);
   for (size_t i = 0; i < n->inputs.size(); ++i)
-    if (Value* v = n->inputs[i]) forget(v->uses, {n, static_cast<int>(i)});
+    if (Value* v = n->inputs[i]) detach(n, i, v);
   drop(n);
 }
 
@@ -190,27 +222,32 @@ void Graph::drop(Node* n) {
   n->graph = nullptr;
 }
 
-void Graph::compact(const std::unordered_set<const Value*>* keep) {
+void Graph::compact(const ValueSet* keep) {
   std::erase_if(order_, [](const Node* n) { return n->graph == nullptr; });
-  std::erase_if(nodes_, [](const std::unique_ptr<Node>& n) { return n->graph == nullptr; });
-  std::unordered_set<const Value*> kept(inputs.begin(), inputs.end());
+  std::erase_if(nodes_, [](Node* n) {
+    if (n->graph) return false;
+    std::destroy_at(n);
+    return true;
+  });
+  ValueSet kept;
+  kept.reserve(inputs.size() + outputs.size() + weights.size());
+  kept.insert(inputs.begin(), inputs.end());
   kept.insert(outputs.begin(), outputs.end());
   std::erase_if(weights,
                 [&](const Value* v) { return v->uses.empty() && !kept.contains(v) && !(keep && keep->contains(v)); });
   kept.insert(weights.begin(), weights.end());
-  std::erase_if(values_, [&](const std::unique_ptr<Value>& v) {
-    if (v->producer || !v->uses.empty() || kept.contains(v.get())) return false;
-    by_name_.erase(v->name);
+  std::erase_if(values_, [&](Value* v) {
+    if (v->producer || !v->uses.empty() || kept.contains(v)) return false;
+    by_name_.erase(v);
+    std::destroy_at(v);
     return true;
   });
 }
 
 namespace {
 
-/// Nodes of `g` that `n` depends on: its inputs' producers, and what its sub-graphs capture.
-void dependencies(const Node& n, const Graph* g, std::vector<Node*>& out) {
-  for (const Value* v : n.inputs)
-    if (v && v->producer && v->graph == g) out.push_back(v->producer);
+/// Nodes of `g` that the sub-graphs of `n` capture values of.
+void captured_nodes(const Node& n, const Graph* g, std::vector<Node*>& out) {
   const auto inner = [&](const Graph& s, auto&& self) -> void {
     for (const Node* m : s.nodes()) {
       for (const Value* v : m->inputs)
@@ -233,35 +270,69 @@ void dependencies(const Node& n, const Graph* g, std::vector<Node*>& out) {
 
 }  // namespace
 
+namespace {
+
+/// Every node stands after those it depends on.
+bool is_sorted(const std::vector<Node*>& order, const Graph* g) {
+  for (Node* n : order) n->mark = 0;
+  std::vector<Node*> captured;
+  for (Node* n : order) {
+    for (const Value* v : n->inputs)
+      if (v && v->producer && v->graph == g && !v->producer->mark) return false;
+    if (!n->attrs.empty()) {
+      captured.clear();
+      captured_nodes(*n, g, captured);
+      for (const Node* c : captured)
+        if (!c->mark) return false;
+    }
+    n->mark = 1;
+  }
+  return true;
+}
+
+}  // namespace
+
 void Graph::sort() {
+  if (is_sorted(order_, this)) return;
   for (Node* n : order_) n->mark = 0;
   std::vector<Node*> sorted;
   sorted.reserve(order_.size());
   struct Item {
     Node* node;
-    std::vector<Node*> deps;
-    size_t next;
+    size_t next;      // input to look at
+    size_t captured;  // what the sub-graphs of the node capture: the nodes from there on
   };
   std::vector<Item> stack;
+  std::vector<Node*> captured;
   for (Node* root : order_) {
     if (root->mark) continue;
     const auto push = [&](Node* n) {
       n->mark = 1;
-      stack.push_back({n, {}, 0});
-      dependencies(*n, this, stack.back().deps);
+      stack.push_back({n, 0, captured.size()});
+      if (!n->attrs.empty()) {
+        captured_nodes(*n, this, captured);
+        std::reverse(captured.begin() + static_cast<std::ptrdiff_t>(stack.back().captured), captured.end());
+      }
     };
     push(root);
     while (!stack.empty()) {
       Item& top = stack.back();
-      if (top.next < top.deps.size()) {
-        Node* d = top.deps[top.next++];
-        if (d->mark == 1) ortmod::fail(ErrorKind::kModel, "sort", "the graph has a cycle", *d);
-        if (d->mark == 0) push(d);
+      Node* d = nullptr;
+      if (top.next < top.node->inputs.size()) {
+        const Value* v = top.node->inputs[top.next++];
+        if (!v || !v->producer || v->graph != this) continue;
+        d = v->producer;
+      } else if (captured.size() > top.captured) {
+        d = captured.back();
+        captured.pop_back();
       } else {
         top.node->mark = 2;
         sorted.push_back(top.node);
         stack.pop_back();
+        continue;
       }
+      if (d->mark == 1) ortmod::fail(ErrorKind::kModel, "sort", "the graph has a cycle", *d);
+      if (d->mark == 0) push(d);
     }
   }
   order_ = std::move(sorted);
@@ -269,20 +340,23 @@ void Graph::sort() {
 
 bool Graph::is_output(const Value* v) const { return std::find(outputs.begin(), outputs.end(), v) != outputs.end(); }
 
-Node* Graph::copy_node(const Node& n, std::unordered_map<const Value*, Value*>& map) {
-  std::vector<Value*> in, out;
+Node* Graph::copy_node(const Node& n, ValueMap& map) { return copy_node(n, map, false); }
+
+Node* Graph::copy_node(const Node& n, ValueMap& map, bool names_are_free) {
+  Values in, out;
   in.reserve(n.inputs.size());
   out.reserve(n.outputs.size());
   for (Value* v : n.inputs) {
-    const auto it = map.find(v);
-    in.push_back(it == map.end() ? v : it->second);
+    Value* const* copy = map.find(v);
+    in.push_back(copy ? *copy : v);
   }
   for (const Value* v : n.outputs) {
     if (!v) {
       out.push_back(nullptr);
       continue;
     }
-    Value* c = add_value(v->name, v->type);
+    Value* c = make_value(names_are_free ? v->name : unique_name(v->name));
+    c->type = v->type;
     c->host = v->host;
     c->metadata = v->metadata;
     map[v] = c;
@@ -302,15 +376,21 @@ Node* Graph::copy_node(const Node& n, std::unordered_map<const Value*, Value*>& 
   return c;
 }
 
-std::unique_ptr<Graph> Graph::clone(std::unordered_map<const Value*, Value*>* map, Graph* parent) const {
-  std::unordered_map<const Value*, Value*> local;
+void Graph::reserve(size_t n_nodes, size_t n_values) {
+  node_memory_.reserve(n_nodes);
+  nodes_.reserve(nodes_.size() + n_nodes);
+  order_.reserve(order_.size() + n_nodes);
+  value_memory_.reserve(n_values);
+  values_.reserve(values_.size() + n_values);
+  by_name_.reserve(values_.size() + n_values);
+}
+
+std::unique_ptr<Graph> Graph::clone(ValueMap* map, Graph* parent) const {
+  ValueMap local;
   auto& m = map ? *map : local;
   auto g = std::make_unique<Graph>(parent);
   m.reserve(m.size() + values_.size());
-  g->values_.reserve(values_.size());
-  g->by_name_.reserve(values_.size());
-  g->nodes_.reserve(nodes_.size());
-  g->order_.reserve(order_.size());
+  g->reserve(order_.size(), values_.size());
   g->name = name;
   g->doc = doc;
   g->opsets = opsets;
@@ -328,10 +408,10 @@ std::unique_ptr<Graph> Graph::clone(std::unordered_map<const Value*, Value*>* ma
     c->metadata = v->metadata;
     m[v] = c;
   }
-  for (const Node* n : order_) g->copy_node(*n, m);
+  for (const Node* n : order_) g->copy_node(*n, m, parent == nullptr);
   for (Value* v : outputs) {
-    const auto it = m.find(v);
-    g->outputs.push_back(it == m.end() ? v : it->second);
+    Value* const* copy = m.find(v);
+    g->outputs.push_back(copy ? *copy : v);
   }
   return g;
 }

@@ -13,6 +13,9 @@
 
 #include "graph/error.h"
 #include "graph/literal.h"
+#include "graph/name_table.h"
+#include "graph/pointer_map.h"
+#include "graph/slab.h"
 #include "graph/type.h"
 
 namespace ortmod {
@@ -20,6 +23,10 @@ namespace ortmod {
 class Graph;
 struct Node;
 struct Value;
+using Values = SmallVec<Value*, 3>;
+using ValueSet = PointerSet<Value>;
+using ValueMap = PointerMap<Value, Value*>;
+using NodeSet = PointerSet<Node>;
 
 /// Interned `domain::name`; "" is ai.onnx. Compare by pointer.
 struct OpName {
@@ -55,7 +62,7 @@ struct Value {
   Type type;
   Node* producer = nullptr;
   int output_index = 0;
-  std::vector<Use> uses;
+  SmallVec<Use, 2> uses;
   std::shared_ptr<const HostInts> host;  // elements known at import, of a computed value
   LiteralPtr literal;                    // of an initializer or constant (or the default of an input)
   std::vector<std::pair<std::string, std::string>>
@@ -68,16 +75,17 @@ enum class Origin : uint8_t { kForward, kGradient, kRecomputed };
 
 struct Node {
   Op op = nullptr;
-  int version = 0;              // opset of its domain
-  std::vector<Value*> inputs;   // null: absent optional input
-  std::vector<Value*> outputs;  // null: not wanted
+  int version = 0;  // opset of its domain
+  Values inputs;    // null: absent optional input
+  Values outputs;   // null: not wanted
   Attrs attrs;
   std::string name;
   Origin origin = Origin::kForward;
   std::string source;  // name of the forward node that a gradient node belongs to
   std::vector<std::pair<std::string, std::string>> metadata;
   Graph* graph = nullptr;
-  int mark = 0;  // scratch for algorithms
+  int mark = 0;                     // scratch for algorithms
+  SmallVec<uint32_t, 3> use_hints;  // the graph's: where input i stands in the uses of its value, if they are many
 
   const Attr* find(std::string_view key) const;
   void set(std::string_view key, Attr value);
@@ -103,6 +111,7 @@ struct Node {
 class Graph {
  public:
   explicit Graph(Graph* parent = nullptr) : parent_(parent) {}
+  ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
@@ -126,42 +135,63 @@ class Graph {
   void rename(Value* v, std::string_view name);
   std::string unique_name(std::string_view base);
 
-  /// Appends; outputs are given or made (n_outputs unnamed values).
-  Node* add_node(Op op, std::vector<Value*> inputs, int n_outputs = 1, Attrs attrs = {}, std::string_view name = "");
-  Node* add_node(Op op, std::vector<Value*> inputs, std::vector<Value*> outputs, Attrs attrs = {},
-                 std::string_view name = "");
+  /// Appends; outputs are given or made (n_outputs unnamed values). A given output that another node computes is taken
+  /// from it.
+  Node* add_node(Op op, Values inputs, int n_outputs = 1, Attrs attrs = {}, std::string_view name = "");
+  Node* add_node(Op op, Values inputs, Values outputs, Attrs attrs = {}, std::string_view name = "");
   void set_input(Node* n, int i, Value* v);
   void add_input_to(Node* n, Value* v);
   /// Redirects every use (graph outputs too) of `from` to `to`.
   void replace_uses(Value* from, Value* to);
+  /// The same for a value that is no output of the graph: O(uses).
+  void redirect(Value* from, Value* to);
+  /// Computed values change places: each is then the output that the other was.
+  void exchange(Value* a, Value* b);
   /// Unlinks a node whose outputs have no uses; freed by compact().
   void remove(Node* n);
   /// The same for a node that no value lists as its user any more (removing many at once).
   void drop(Node* n);
+  /// Takes the uses for which `goes` is true off a value's list.
+  template <class F>
+  static void forget_uses(Value* v, F&& goes) {
+    const size_t before = v->uses.size();
+    v->uses.erase_if(std::forward<F>(goes));
+    if (v->uses.size() != before) hint_uses(v);
+  }
   /// Drops removed nodes and values nobody refers to; O(nodes + values). Weights in `keep` stay though nobody reads
   /// them.
-  void compact(const std::unordered_set<const Value*>* keep = nullptr);
+  void compact(const ValueSet* keep = nullptr);
   /// Orders nodes topologically, stable; a cycle is a ModelError that names its nodes.
   void sort();
   bool is_output(const Value* v) const;
 
   const std::vector<Node*>& nodes() const { return order_; }
   std::vector<Node*>& order() { return order_; }
-  const std::vector<std::unique_ptr<Value>>& values() const { return values_; }
+  const std::vector<Value*>& values() const { return values_; }
 
   /// Deep copy; `map` receives old value -> new value.
-  std::unique_ptr<Graph> clone(std::unordered_map<const Value*, Value*>* map = nullptr, Graph* parent = nullptr) const;
+  std::unique_ptr<Graph> clone(ValueMap* map = nullptr, Graph* parent = nullptr) const;
   /// Copies one node into this graph with inputs mapped through `map` (missing keys: the same value, for outer scope);
   /// extends `map` by its outputs.
-  Node* copy_node(const Node& n, std::unordered_map<const Value*, Value*>& map);
+  Node* copy_node(const Node& n, ValueMap& map);
+  /// Room for that many more.
+  void reserve(size_t n_nodes, size_t n_values);
 
  private:
   void link(Node* n);
+  static void hint_uses(Value* v);
+  static void attach(Node* n, size_t i, Value* v);
+  static void detach(Node* n, size_t i, Value* v);
+  static void unlink_captures(const Node& n);
+  bool is_taken(std::string_view name) const;
+  Value* make_value(std::string unique);
+  Node* copy_node(const Node& n, ValueMap& map, bool names_are_free);
   Graph* parent_;
-  std::vector<std::unique_ptr<Node>> nodes_;
-  std::vector<Node*> order_;
-  std::vector<std::unique_ptr<Value>> values_;
-  std::unordered_map<std::string, Value*> by_name_;
+  Slab<Node> node_memory_;
+  Slab<Value> value_memory_;
+  std::vector<Node*> nodes_, order_;
+  std::vector<Value*> values_;
+  NameTable by_name_;
   std::unordered_map<std::string, int> name_counts_;
 };
 

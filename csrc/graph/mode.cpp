@@ -20,6 +20,7 @@ class Switch {
   void run() {
     std::vector<Node*> old;
     old.swap(g_.order());
+    g_.order().reserve(old.size());
     for (Node* n : old) {
       Rewrite r(g_, *n);
       if (n->is("Dropout") && dropout(r, *n)) continue;
@@ -129,7 +130,7 @@ class Switch {
     for (const char* key : {"epsilon", "momentum"})
       if (const Attr* a = n.find(key)) attrs.emplace_back(key, *a);
     const double momentum = n.attr("momentum", 0.9);
-    std::vector<Value*> in{r.in(0), r.in(1), r.in(2), r.in(3), r.in(4)}, out{r.out(0), nullptr, nullptr};
+    Values in{r.in(0), r.in(1), r.in(2), r.in(3), r.in(4)}, out{r.out(0), nullptr, nullptr};
     if (stays) {
       n.set("training_mode", int64_t{1});
       g_.order().push_back(&n);
@@ -178,7 +179,7 @@ void copy_statistics(Graph& g) {
     if (training && n->in(0)->type.has_rank && n->in(3)->is_constant() && n->in(4)->is_constant()) {
       std::vector<int64_t> axes{0};
       for (int64_t i = 2; i < n->in(0)->type.rank(); ++i) axes.push_back(i);
-      const auto add = [&](const char* op, std::vector<Value*> in, const Type& t, Attrs attrs = {}) {
+      const auto add = [&](const char* op, Values in, const Type& t, Attrs attrs = {}) {
         Value* v = g.add_node(intern(op), std::move(in), 1, std::move(attrs))->out();
         v->type = t;
         return v;

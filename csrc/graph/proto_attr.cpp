@@ -139,7 +139,7 @@ void mark_function(Op function, bool marked) {
     marks().erase(function);
 }
 
-void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::vector<Value*> inputs, const Place& at) {
+void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, Values inputs, const Place& at) {
   int calls = 0;
   for (const Frame* c = at.frame; c; c = c->caller) {
     if (c->function == &f) bad("the function \"" + shown(f.name()) + "\" calls itself" + label(p));
@@ -183,7 +183,7 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
   }
   const std::string domain = f.domain() == "ai.onnx" ? std::string() : f.domain();
   const bool marked = is_marked(intern(domain, f.name()));
-  std::vector<Value*> boundary = inputs;
+  Values boundary = inputs;
   boundary.resize(static_cast<size_t>(f.input_size()));
   std::vector<std::string> wanted;
   for (int i = 0; i < p.output_size(); ++i) {
@@ -208,7 +208,7 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, std::v
       v = outputs[static_cast<size_t>(i)] = at.graph->add_value(name);
     } else if (v->name != name) {
       Value* copy = at.graph->add_value(name);
-      at.graph->add_node(intern("Identity"), {v}, std::vector<Value*>{copy}, {}, frame.prefix + f.output(i));
+      at.graph->add_node(intern("Identity"), {v}, Values{copy}, {}, frame.prefix + f.output(i));
       v = copy;
     }
     at.scope->names[p.output(i)] = v;

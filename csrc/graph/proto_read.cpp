@@ -206,6 +206,11 @@ std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place*
   Scope scope;
   scope.outer = outer ? outer->scope : nullptr;
   const Place at{g.get(), &scope, outer ? outer->frame : nullptr, depth};
+  const size_t n_nodes = static_cast<size_t>(p.node_size()),
+               n_values = n_nodes + static_cast<size_t>(p.initializer_size());
+  g->reserve(n_nodes, n_values);
+  scope.names.reserve(n_values);
+  scope.reserved.reserve(n_values);
   for (auto& v : *p.mutable_value_info()) scope.infos.emplace(v.name(), &v);
   for (auto& v : *p.mutable_output()) scope.infos.emplace(v.name(), &v);
   read_values(p, at);
@@ -254,7 +259,7 @@ void ModelReader::read_outputs(onnx::GraphProto& p, const Place& at) {
     if (v->graph != at.graph) {
       // An outer value as the result of a sub-graph: named here, so that links within the sub-graph say all.
       Value* copy = at.graph->add_value(fresh(v->name), v->type);
-      at.graph->add_node(intern("Identity"), {v}, std::vector<Value*>{copy});
+      at.graph->add_node(intern("Identity"), {v}, Values{copy});
       v = copy;
     }
     if (o.has_type() && v->type.dtype != DType::kUndefined && v->literal) {
@@ -272,8 +277,8 @@ void ModelReader::read_nodes(const NodeList& nodes, const Place& at) {
   for (size_t i = 0; i < nodes.size(); ++i) read_node(nodes, i, at);
 }
 
-std::vector<Value*> ModelReader::read_inputs(const NodeList& nodes, size_t index, const Place& at) {
-  std::vector<Value*> in;
+Values ModelReader::read_inputs(const NodeList& nodes, size_t index, const Place& at) {
+  Values in;
   for (const std::string& name : nodes[index]->input()) {
     Value* v = nullptr;
     if (!name.empty() && !at.scope->find(name, &v)) undefined(nodes, index, name);
@@ -310,13 +315,13 @@ void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at
   check_text(p.name(), "a node's name");
   check_text(p.op_type(), "an operator");
   const int v = version(p, at);
-  std::vector<Value*> in = read_inputs(nodes, index, at);
+  Values in = read_inputs(nodes, index, at);
   const std::string domain = normal_domain(p.domain());
   if (const auto f = functions_.find(domain + "\n" + p.op_type() + "\n" + p.overload()); f != functions_.end())
     return inline_call(p, *f->second, std::move(in), at);
   if (domain.empty() && p.op_type() == "Constant" && !stays_open(p, at)) return read_constant(p, at);
   Attrs attrs = read_attrs(p, at);
-  std::vector<Value*> out;
+  Values out;
   for (const std::string& name : p.output()) out.push_back(name.empty() ? nullptr : declare(name, at, label(p)));
   while (!out.empty() && !out.back()) out.pop_back();
   Node* n = at.graph->add_node(intern(domain, p.op_type()), std::move(in), std::move(out), std::move(attrs),

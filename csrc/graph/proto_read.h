@@ -70,9 +70,8 @@ class ModelReader {
   void read_node(const NodeList& nodes, size_t index, const Place& at);
   bool stays_open(const ortmod_onnx::NodeProto& p, const Place& at) const;
   void read_constant(ortmod_onnx::NodeProto& p, const Place& at);
-  void inline_call(ortmod_onnx::NodeProto& p, ortmod_onnx::FunctionProto& f, std::vector<Value*> inputs,
-                   const Place& at);
-  std::vector<Value*> read_inputs(const NodeList& nodes, size_t index, const Place& at);
+  void inline_call(ortmod_onnx::NodeProto& p, ortmod_onnx::FunctionProto& f, Values inputs, const Place& at);
+  Values read_inputs(const NodeList& nodes, size_t index, const Place& at);
   Attrs read_attrs(ortmod_onnx::NodeProto& p, const Place& at);
   Attr read_attr(ortmod_onnx::AttributeProto& a, const Place& at, const std::string& node, bool movable);
   std::string graph_name(const std::string& name, const Place& at, const std::string& by);

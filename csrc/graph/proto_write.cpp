@@ -105,7 +105,7 @@ void Writer::graph(const Graph& g, onnx::GraphProto* p, bool top) {
     initializer(v, p->add_initializer(), top);
     if (!v->metadata.empty()) value_info(v, p->add_value_info());
   }
-  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   for (const Node* n : g.nodes()) {
     node(*n, p->add_node());
     if (!options_.value_info) continue;

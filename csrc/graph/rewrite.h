@@ -26,15 +26,15 @@ class Rewrite {
     done_ = true;
     g_.remove(&n_);
   }
-  Value* add(std::string_view op, std::vector<Value*> in, Attrs attrs = {}) {
+  Value* add(std::string_view op, Values in, Attrs attrs = {}) {
     Node* m = g_.add_node(intern(op), std::move(in), 1, std::move(attrs), part_name(op));
     m->metadata = n_.metadata;
     return m->out();
   }
   /// The node that computes output i; the first one has the old node's name.
-  void finish(std::string_view op, std::vector<Value*> in, Attrs attrs = {}, size_t i = 0) {
+  void finish(std::string_view op, Values in, Attrs attrs = {}, size_t i = 0) {
     const std::string name = finished_++ ? part_name(op) : n_.name;
-    g_.add_node(intern(op), std::move(in), std::vector<Value*>{out(i)}, std::move(attrs), name)->metadata = n_.metadata;
+    g_.add_node(intern(op), std::move(in), Values{out(i)}, std::move(attrs), name)->metadata = n_.metadata;
   }
   /// Output i is the value v.
   void alias(Value* v, size_t i = 0) {
@@ -60,7 +60,7 @@ class Rewrite {
 
   Graph& g_;
   Node& n_;
-  std::vector<Value*> in_, out_;
+  Values in_, out_;
   std::unordered_map<std::string, int> parts_;
   int finished_ = 0;
   bool done_ = false;

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
@@ -59,14 +60,14 @@ class SmallVec {
   const T& back() const { return data_[size_ - 1]; }
   void clear() { size_ = 0; }
   void push_back(T v) {
-    reserve(size_ + 1);
+    if (size_ == capacity_) reserve(size_ + size_t{1});
     data_[size_++] = v;
   }
   void pop_back() { --size_; }
   void resize(size_t n, T v = T{}) {
     reserve(n);
     for (size_t i = size_; i < n; ++i) data_[i] = v;
-    size_ = n;
+    size_ = static_cast<uint32_t>(n);
   }
   void assign(size_t n, T v) {
     size_ = 0;
@@ -87,12 +88,16 @@ class SmallVec {
   }
   void reserve(size_t n) {
     if (n <= capacity_) return;
-    const size_t c = std::max(n, capacity_ * 2);
+    const size_t c = std::max(n, capacity_ * size_t{2});
     T* d = new T[c];
     std::copy(data_, data_ + size_, d);
     if (data_ != inline_) delete[] data_;
     data_ = d;
-    capacity_ = c;
+    capacity_ = static_cast<uint32_t>(c);
+  }
+  template <class F>
+  void erase_if(F&& goes) {
+    size_ = static_cast<uint32_t>(std::remove_if(begin(), end(), std::forward<F>(goes)) - begin());
   }
   std::vector<T> vec() const { return {begin(), end()}; }
 
@@ -119,8 +124,8 @@ class SmallVec {
 
   T inline_[N];
   T* data_ = inline_;
-  size_t size_ = 0;
-  size_t capacity_ = N;
+  uint32_t size_ = 0;
+  uint32_t capacity_ = N;
 };
 
 }  // namespace ortmod

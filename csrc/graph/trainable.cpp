@@ -50,7 +50,7 @@ class Rule {
   std::vector<Site> sites(const Value* w) {
     std::vector<Site> found;
     std::vector<const Value*> todo{w};
-    std::unordered_set<const Value*> seen{w};
+    ValueSet seen{w};
     while (!todo.empty()) {
       const Value* v = todo.back();
       todo.pop_back();
@@ -60,7 +60,7 @@ class Rule {
           found.push_back({u.node, std::move(role)});
         else if (Flow::is_view(*u.node, u.index) || joins_weights(*u.node))
           for (const Value* o : u.node->outputs)
-            if (o && seen.insert(o).second) todo.push_back(o);
+            if (o && seen.insert(o)) todo.push_back(o);
       }
     }
     return found;

@@ -55,15 +55,13 @@ class Verifier {
   }
 
   void names(const Graph& g) {
-    std::unordered_set<std::string_view> seen;
-    for (const auto& v : g.values()) {
-      if (v->name.empty() || !seen.insert(v->name).second)
-        broken("the name \"" + v->name + "\" is given to two values");
+    for (const Value* v : g.values()) {
+      if (v->name.empty() || g.find(v->name) != v) broken("the name \"" + v->name + "\" is given to two values");
       if (v->graph != &g) broken("the value \"" + v->name + "\" belongs to another graph");
       uses_ += v->uses.size();
       for (const Use& u : v->uses)
         if (u.index < 0 || static_cast<size_t>(u.index) >= u.node->inputs.size() ||
-            u.node->inputs[static_cast<size_t>(u.index)] != v.get())
+            u.node->inputs[static_cast<size_t>(u.index)] != v)
           broken("the value \"" + v->name + "\" lists a use that is none");
     }
     for (const Value* w : g.weights) {

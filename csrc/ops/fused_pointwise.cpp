@@ -36,10 +36,8 @@ class BodyRunner {
  public:
   explicit BodyRunner(const Node& fused) {
     const Graph& body = body_of(fused);
-    std::unordered_map<const Value*, int> ids;
-    const auto id = [&](const Value* v) {
-      return v ? ids.try_emplace(v, static_cast<int>(ids.size())).first->second : -1;
-    };
+    PointerMap<Value, int> ids;
+    const auto id = [&](const Value* v) { return v ? *ids.try_emplace(v, static_cast<int>(ids.size())).first : -1; };
     for (const Value* v : body.inputs) id(v);
     for (const Value* v : body.weights) {
       const Literal& l = *v->literal;
@@ -146,7 +144,7 @@ bool bind_fused(Bind& b) {
 Grads fused_body(const Grad& g) {
   const Graph& body = body_of(g.node());
   Builder& b = g.builder();
-  std::unordered_map<const Value*, Expr> map;
+  PointerMap<Value, Expr> map;
   for (size_t i = 0; i < body.inputs.size(); ++i) map[body.inputs[i]] = g.x(i);
   for (const Value* v : body.weights) map[v] = b.literal(v->literal, v->name);
   for (const Node* n : body.nodes()) {

@@ -84,23 +84,25 @@ std::optional<HostInts> literal_ints(const Literal& l) {
 void infer_node(Node& n) {
   const OpDef* def = find_op(n.op);
   if (!def || !def->infer) return;
-  std::vector<const Type*> in;
-  std::vector<std::optional<HostInts>> host;
-  std::vector<const HostInts*> ints;
-  host.reserve(n.inputs.size());
+  SmallVec<const Type*, 16> in;
+  SmallVec<const HostInts*, 16> ints;
+  std::vector<std::optional<HostInts>> constants;
   for (const Value* v : n.inputs) {
     in.push_back(v ? &v->type : nullptr);
-    if (v && v->host)
-      host.emplace_back(*v->host);
-    else if (v && v->is_constant())
-      host.push_back(literal_ints(*v->literal));
-    else
-      host.emplace_back();
-    ints.push_back(host.back() ? &*host.back() : nullptr);
+    ints.push_back(v ? v->host.get() : nullptr);
+    if (!v || v->host || !v->is_constant() || is_float(v->literal->dtype())) continue;
+    constants.reserve(n.inputs.size());
+    constants.push_back(literal_ints(*v->literal));
+    if (constants.back()) ints.back() = &*constants.back();
   }
-  std::vector<Type> out(n.outputs.size());
-  std::vector<std::optional<HostInts>> out_ints(n.outputs.size());
-  Infer ctx(n, in, ints, out, out_ints);
+  const size_t n_out = n.outputs.size();
+  Type one_type;
+  std::optional<HostInts> one_list;
+  std::vector<Type> more_types(n_out > 1 ? n_out : 0);
+  std::vector<std::optional<HostInts>> more_lists(more_types.size());
+  Type* out = n_out > 1 ? more_types.data() : &one_type;
+  std::optional<HostInts>* out_ints = n_out > 1 ? more_lists.data() : &one_list;
+  Infer ctx(n, {in.data(), in.size()}, {ints.data(), ints.size()}, {out, n_out}, {out_ints, n_out});
   def->infer(ctx);
   for (size_t i = 0; i < n.outputs.size(); ++i) {
     Value* o = n.outputs[i];

@@ -59,11 +59,11 @@ bool put_attr(std::string& key, const Attr& a) {
   return true;
 }
 
-/// Empty: the node has no equal.
-std::string key_of(const Node& n) {
+/// What equal nodes have in common; false: the node has no equal.
+bool key_of(const Node& n, std::string& key) {
+  key.clear();
   const OpDef* def = find_op(n);
-  if (!def || def->random || n.outputs.empty()) return "";
-  std::string key;
+  if (!def || def->random || n.outputs.empty()) return false;
   put(key, n.op);
   put(key, n.version);
   for (const Value* v : n.inputs) put(key, v);
@@ -71,12 +71,36 @@ std::string key_of(const Node& n) {
   for (const Value* v : n.outputs) key += v ? 'o' : '-';
   for (const auto& [name, a] : n.attrs) {
     put_text(key, name);
-    if (!put_attr(key, a)) return "";
+    if (!put_attr(key, a)) return false;
   }
-  return key;
+  return true;
 }
 
-int merge_constants(Graph& g, const PassContext& c, const std::unordered_set<const Value*>& outputs) {
+/// Nodes by the hash of their keys.
+class Seen {
+ public:
+  explicit Seen(size_t n_nodes) : entries_(std::bit_ceil(2 * n_nodes + 2)) {}
+
+  /// An equal node that was asked for before, or null.
+  Node* find_or_add(Node* n, const std::string& key) {
+    const size_t hash = std::hash<std::string>{}(key), mask = entries_.size() - 1;
+    size_t i = hash & mask;
+    for (; entries_[i].node; i = (i + 1) & mask)
+      if (entries_[i].hash == hash && key_of(*entries_[i].node, other_) && other_ == key) return entries_[i].node;
+    entries_[i] = {hash, n};
+    return nullptr;
+  }
+
+ private:
+  struct Entry {
+    size_t hash = 0;
+    Node* node = nullptr;
+  };
+  std::vector<Entry> entries_;
+  std::string other_;
+};
+
+int merge_constants(Graph& g, const PassContext& c, const ValueSet& outputs) {
   int merged = 0;
   std::unordered_map<std::string, Value*> seen;
   for (Value* w : g.weights) {
@@ -85,7 +109,7 @@ int merge_constants(Graph& g, const PassContext& c, const std::unordered_set<con
     put_literal(key, *w->literal);
     const auto [it, fresh] = seen.emplace(std::move(key), w);
     if (fresh || w->uses.empty()) continue;
-    g.replace_uses(w, it->second);
+    g.redirect(w, it->second);
     ++merged;
   }
   return merged;
@@ -94,9 +118,10 @@ int merge_constants(Graph& g, const PassContext& c, const std::unordered_set<con
 }  // namespace
 
 int cse(Graph& g, const PassContext& c) {
-  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   int merged = merge_constants(g, c, outputs);
-  std::unordered_map<std::string, Node*> seen;
+  Seen seen(g.nodes().size());
+  std::string key;
   for (Node* n : g.nodes()) {
     each_subgraph(*n, [&](Graph& s) { merged += cse(s, c); });
     bool used = false, exposed = false;
@@ -104,12 +129,11 @@ int cse(Graph& g, const PassContext& c) {
       used |= v && !v->uses.empty();
       exposed |= v && outputs.contains(v);
     }
-    std::string key = key_of(*n);
-    if (key.empty()) continue;
-    const auto [it, fresh] = seen.emplace(std::move(key), n);
-    if (fresh || !used || exposed) continue;
+    if (!key_of(*n, key)) continue;
+    Node* equal = seen.find_or_add(n, key);
+    if (!equal || !used || exposed) continue;
     for (size_t i = 0; i < n->outputs.size(); ++i)
-      if (n->outputs[i]) g.replace_uses(n->outputs[i], it->second->outputs[i]);
+      if (n->outputs[i]) g.redirect(n->outputs[i], equal->outputs[i]);
     ++merged;
   }
   return merged;

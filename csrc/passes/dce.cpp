@@ -35,7 +35,7 @@ int dce(Graph& g, const PassContext& c) {
   }
   int removed = 0;
   each_graph(g, [&](Graph& s) {
-    for (const auto& v : s.values()) std::erase_if(v->uses, [](const Use& u) { return u.node->mark == kDead; });
+    for (Value* v : s.values()) Graph::forget_uses(v, [](const Use& u) { return u.node->mark == kDead; });
     for (Node* n : s.nodes()) removed += n->mark == kDead;
   });
   each_graph(g, [&](Graph& s) {

@@ -41,7 +41,7 @@ void for_each_subgraph(Node& n, const F& f) {
 void untie(Graph& g, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     Value* v = weight_named(g, name, "untie");
-    const std::vector<Use> uses = v->uses;
+    const SmallVec<Use, 2> uses = v->uses;
     for (size_t i = 1; i < uses.size(); i++) {
       Value* copy = g.add_weight(name, v->literal);
       copy->type = v->type;

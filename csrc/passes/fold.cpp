@@ -94,7 +94,7 @@ std::vector<LiteralPtr> evaluate(const Node& n) {
 
 int fold_graph(Graph& g, const PassContext& c) {
   int folded = 0;
-  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   std::vector<Node*> kept;
   kept.reserve(g.nodes().size());
   for (Node* n : g.nodes()) {
@@ -120,7 +120,7 @@ int fold_graph(Graph& g, const PassContext& c) {
       leave();
       continue;
     }
-    const std::vector<Value*> out = n->outputs;
+    const Values out = n->outputs;
     g.remove(n);
     for (size_t i = 0; i < out.size(); ++i) {
       if (!out[i]) continue;

@@ -168,34 +168,30 @@ class MatMulFuser {
     if (!p.perm_y.empty()) attrs.emplace_back("permY", p.perm_y);
     if (p.alpha != 1) attrs.emplace_back("alpha", p.alpha);
     if (p.relu) attrs.emplace_back("relu", int64_t{1});
-    std::vector<Value*> in{p.a, p.b};
+    Values in{p.a, p.b};
     if (p.c) in.push_back(p.c);
-    Node* fused = g_.add_node(intern("ortmod", "MatMulT"), in, 1, std::move(attrs), n->name);
+    Node* last = p.y->producer;
+    Node* fused = g_.add_node(intern("ortmod", "MatMulT"), in, {p.y}, std::move(attrs), n->name);
     fused->version = 1;
     fused->origin = n->origin;
     fused->source = n->source;
-    Value* old = p.y;
-    const std::string name = old->name;
-    fused->out()->type = old->type;
-    g_.replace_uses(old, fused->out());
-    if (outputs_.erase(old)) outputs_.insert(fused->out());
-    remove_dead(old);
-    g_.rename(old, name + "_unfused");
-    g_.rename(fused->out(), name);
+    remove_dead(last);
     return true;
   }
-  /// Removes a producer nobody reads any more, and what only it read.
-  void remove_dead(Value* v) {
-    std::vector<Value*> work{v};
+  /// Removes a node whose output was taken, and what only it read.
+  void remove_dead(Node* n) {
+    std::vector<Node*> work{n};
     while (!work.empty()) {
-      Value* x = work.back();
+      Node* dead = work.back();
       work.pop_back();
-      Node* from = x->producer;
-      if (!from || from->graph != &g_ || from->outputs.size() != 1 || !x->uses.empty() || is_output(x)) continue;
-      std::vector<Value*> inputs = from->inputs;
-      g_.remove(from);
-      for (Value* i : inputs)
-        if (i) work.push_back(i);
+      if (dead->graph != &g_) continue;
+      const Values inputs = dead->inputs;
+      g_.remove(dead);
+      for (const Value* x : inputs) {
+        Node* from = x ? x->producer : nullptr;
+        if (from && from->graph == &g_ && from->outputs.size() == 1 && x->uses.empty() && !is_output(x))
+          work.push_back(from);
+      }
     }
   }
 
@@ -203,7 +199,7 @@ class MatMulFuser {
 
   Graph& g_;
   const PassContext& c_;
-  std::unordered_set<const Value*> outputs_;
+  ValueSet outputs_;
 };
 
 }  // namespace

@@ -176,17 +176,21 @@ class Fuser {
 
   struct Group {
     std::vector<Node*> nodes;
-    std::unordered_set<const Value*> inputs, constants, made;
+    ValueSet inputs, constants, made;
     int inst = 0, outputs = 0;
   };
   bool fixed_scalar(const Value* v) const { return c_.is_fixed(v) && v->literal->numel() == 1; }
 
   int build() {
+    std::vector<int> sizes(info_.size());
+    for (const Node* n : g_.nodes())
+      if (info(n).ok) ++sizes[static_cast<size_t>(find(n->mark))];
     std::unordered_map<int, Group> open;
     std::vector<Group> done;
     for (Node* n : g_.nodes()) {
       if (!info(n).ok) continue;
       const int id = find(n->mark);
+      if (sizes[static_cast<size_t>(id)] < 2) continue;
       Group& group = open[id];
       const int inst = std::max<int>(2, static_cast<int>(n->inputs.size()));
       const int fresh = static_cast<int>(n->inputs.size());
@@ -226,13 +230,13 @@ class Fuser {
 
   int replace(const Group& group) {
     if (group.nodes.size() < 2) return 0;
-    std::unordered_set<const Node*> members(group.nodes.begin(), group.nodes.end());
+    const NodeSet members(group.nodes.begin(), group.nodes.end());
     const auto body = std::make_shared<Graph>();
     body->name = "fused";
     const Graph* top = &g_;
     while (top->parent()) top = top->parent();
     body->opsets = top->opsets;
-    std::unordered_map<const Value*, Value*> map;
+    ValueMap map;
     std::vector<Value*> inputs, outputs;
     for (const Node* n : group.nodes) {
       for (Value* v : n->inputs) {
@@ -265,24 +269,11 @@ class Fuser {
       name += (name.empty() ? "" : "_") + n->op->name;
     }
     Node* first = group.nodes.front();
-    Node* fused =
-        g_.add_node(intern("ortmod", "Fused"), inputs, static_cast<int>(outputs.size()), {{"body", body}}, name);
+    Node* fused = g_.add_node(intern("ortmod", "Fused"), inputs, outputs, {{"body", body}}, name);
     fused->version = 1;
     fused->origin = first->origin;
     fused->source = first->source;
-    std::vector<std::string> names;
-    for (size_t o = 0; o < outputs.size(); ++o) {
-      Value* fresh = fused->outputs[o];
-      fresh->type = outputs[o]->type;
-      names.push_back(outputs[o]->name);
-      g_.replace_uses(outputs[o], fresh);
-      if (outputs_.erase(outputs[o])) outputs_.insert(fresh);
-    }
     for (size_t i = group.nodes.size(); i-- > 0;) g_.remove(group.nodes[i]);
-    for (size_t o = 0; o < outputs.size(); ++o) {
-      g_.rename(outputs[o], names[o] + "_unfused");
-      g_.rename(fused->outputs[o], names[o]);
-    }
     return static_cast<int>(group.nodes.size()) - 1;
   }
   /// The shape of a fused node is inferred from its inputs: they must determine the space.
@@ -303,7 +294,7 @@ class Fuser {
 
   Graph& g_;
   const PassContext& c_;
-  std::unordered_set<const Value*> outputs_;
+  ValueSet outputs_;
   std::vector<Info> info_;
 };
 

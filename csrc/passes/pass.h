@@ -3,7 +3,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <vector>
 
 #include "graph/graph.h"
@@ -12,7 +11,7 @@ namespace ortmod {
 
 struct PassContext {
   /// Values that may change between calls (parameters, buffers): never folded, though they have a literal.
-  std::unordered_set<const Value*> variable;
+  ValueSet variable;
   bool is_fixed(const Value* v) const { return v && v->is_constant() && !variable.contains(v); }
 };
 

@@ -54,27 +54,24 @@ class Simplifier {
         continue;
       }
       if (n->out()->uses.empty()) continue;
-      g_.replace_uses(n->out(), same);
+      g_.redirect(n->out(), same);
       ++changes;
     }
     return changes;
   }
 
  private:
-  /// The output of the graph that node n makes out of `same`, a value that only n reads, is that value.
+  /// The output of the graph that node n makes out of `same`, a value that is read once, is that value.
   int give_name(Node& n, Value* same) {
     const bool own =
         same->producer && same->producer->graph == &g_ && same->uses.size() == 1 && !outputs_.contains(same);
     if (!own || n.op->name == "Identity" || n.outputs.size() != 1 || n.out()->type.dtype != same->type.dtype ||
         !same_dims(n.out()->type, same->type))
       return 0;
-    const std::string name = n.out()->name;
-    Value* old = n.out();
-    g_.replace_uses(old, same);
-    outputs_.erase(old);
-    outputs_.insert(same);
-    g_.rename(old, name + "_same");
-    g_.rename(same, name);
+    Value* result = n.out();
+    const Use use = same->uses[0];
+    g_.exchange(result, same);
+    g_.set_input(use.node, use.index, result);
     return 1;
   }
 
@@ -162,7 +159,7 @@ class Simplifier {
 
   Graph& g_;
   const PassContext& c_;
-  std::unordered_set<const Value*> outputs_;
+  ValueSet outputs_;
 };
 
 }  // namespace

@@ -44,7 +44,7 @@ void type_inner_inputs(const Node& n, Graph& s) {
 }
 
 void infer(Graph& g, bool check) {
-  const std::unordered_set<const Value*> outputs(g.outputs.begin(), g.outputs.end());
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   std::vector<Type> before;
   for (Node* n : g.nodes()) {
     each_subgraph(*n, [&](Graph& s) {

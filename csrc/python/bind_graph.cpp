@@ -92,12 +92,12 @@ Model with_training(const Model& m, bool training) {
 
 /// Weights of these names become inputs with a default.
 void weights_to_inputs(Graph& g, const std::vector<std::string>& names) {
+  ValueSet moved;
   for (const std::string& name : names) {
-    auto at = std::find_if(g.weights.begin(), g.weights.end(), [&](const Value* v) { return v->name == name; });
-    if (at == g.weights.end()) continue;
-    g.inputs.push_back(*at);
-    g.weights.erase(at);
+    Value* v = g.find(name);
+    if (v && v->is_constant() && moved.insert(v)) g.inputs.push_back(v);
   }
+  std::erase_if(g.weights, [&](const Value* v) { return moved.contains(v); });
 }
 
 /// The same, as a model whose inputs come in the order `listed`, those that it does not name last.

@@ -12,7 +12,7 @@
 namespace ortmod {
 
 std::vector<Value*> paste(Graph& g, const Graph& piece, const std::vector<Value*>& args) {
-  std::unordered_map<const Value*, Value*> map;
+  ValueMap map;
   for (size_t i = 0; i < piece.inputs.size(); ++i) map[piece.inputs[i]] = args.at(i);
   for (const Value* w : piece.weights) map[w] = g.add_weight(w->name, w->literal);
   for (const Node* n : piece.nodes()) infer_node(*g.copy_node(*n, map));
@@ -282,7 +282,7 @@ class Composer {
     Node* n = g_->add_node(intern("ortmod", "Unpack"), {flat}, static_cast<int>(c_.parts.size()), {{"shapes", shapes}},
                            "unpack_" + flat->name);
     infer_node(*n);
-    return n->outputs;
+    return n->outputs.vec();
   }
   Value* pack(std::vector<Value*> pieces, const std::string& name) {
     Node* n = g_->add_node(intern("ortmod", "Pack"), std::move(pieces), 1, {}, "pack_" + name);
@@ -404,7 +404,7 @@ class Composer {
 
   /// Nodes that depend on the new values run last, so that these can replace the old ones in place.
   void postpone() {
-    std::unordered_set<const Node*> late;
+    NodeSet late;
     for (const auto& [name, output] : donated_)
       if (const Node* n = g_->outputs[output]->producer) late.insert(n);
     std::vector<Node*> first, last;

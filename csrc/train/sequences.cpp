@@ -86,7 +86,7 @@ void join_elements(Flat& flat, int64_t count, int64_t size) {
           !twins.alike(values[0], values[static_cast<size_t>(other)]))
         return;
   }
-  std::unordered_map<const Value*, Value*> map;
+  ValueMap map;
   const std::vector<Value*> inputs = std::move(g.inputs);
   std::vector<Element> names = std::move(flat.inputs);
   g.inputs.clear();
@@ -108,7 +108,10 @@ void join_elements(Flat& flat, int64_t count, int64_t size) {
   }
   g.outputs = std::move(outputs);
   flat.outputs = std::move(results);
+  const size_t fresh = g.inputs.size();
+  g.inputs.insert(g.inputs.end(), inputs.begin(), inputs.end());  // kept until it is known who reads them
   optimise(g, {}, std::span(kPasses).last(1));
+  g.inputs.resize(fresh);
   for (size_t i = 0; i < inputs.size(); ++i)
     if (!inputs[i]->uses.empty()) {
       g.inputs.push_back(inputs[i]);
@@ -133,7 +136,7 @@ Flat flatten_sequences(std::unique_ptr<Graph> graph, const std::vector<Type>& el
     const bool own = v->name == "params" || v->name == "gradients";
     const DType said = v->type.dtype;
     std::map<size_t, Value*> found, used;
-    for (const Use& use : std::vector<Use>(v->uses)) {
+    for (const Use& use : SmallVec<Use, 2>(v->uses)) {
       Node* n = use.node;
       const Value* at = n->in(1);
       if (!n->is("SequenceAt") || !at || !at->is_constant()) odd("input", v->name);

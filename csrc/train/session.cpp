@@ -50,7 +50,7 @@ void decide(Graph& g, bool value) {
   for (const Use& use : flag->uses)
     if (use.node->is("Reshape")) known.push_back(use.node->out());
   for (const Value* v : known)
-    for (const Use& use : std::vector<Use>(v->uses)) {
+    for (const Use& use : SmallVec<Use, 2>(v->uses)) {
       Node* n = use.node;
       if (!n->is("Where") || use.index != 0) continue;
       g.replace_uses(n->out(), n->in(value ? 1 : 2));
