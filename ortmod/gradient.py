@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,7 +71,7 @@ def build_gradient(
 
 def _names(given: Iterable[str] | str, argument: str) -> list[str]:
     names = [given] if isinstance(given, str) else list(given)
-    twice = {n for n in names if names.count(n) > 1}
+    twice = {n for n, count in Counter(names).items() if count > 1}
     if twice:
         raise ModelError(f"[differentiate] {argument}: got {', '.join(sorted(twice))} more than once")
     return names
