@@ -1,74 +1,22 @@
-// The pointwise engine: plans a program over a collapsed iteration space and runs it tile by tile.
-#include "kernels/cpu/pointwise.h"
-
+// The pointwise engine: runs planned programs tile by tile.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "kernels/cpu/pointwise_tile.h"
+#include "kernels/cpu/pointwise_plan.h"
 
 namespace ortmod::cpu {
-
-namespace {
-constexpr int kMaxPtr = 160;            // operands, constants and temporaries
-constexpr int64_t kScratch = 48 << 10;  // bytes of temporaries of a thread
-constexpr int64_t kSlot = 64;           // bytes of a scalar temporary
-constexpr int64_t kMaxTile = 4096;
-constexpr float kParallelNs = 40e3f;
-}  // namespace
-
-/// An operand of an instruction: pointer table entry and bytes per element of advance (0: fixed).
-struct PwRef {
-  int16_t ptr;
-  int16_t step;
-};
-struct PwCode {
-  TileFn fn;
-  PwRef dst, src[3];
-  double imm[2];
-};
-struct PwLoad {
-  LoadFn fn;
-  PwRef src;
-  int16_t dst;
-  bool flat;  // contiguous over the whole space
-  bool one;   // a single element
-  int16_t bytes, dst_bytes;
-  const int64_t* strides;  // per dimension of the space, in elements
-};
-struct PwStore {
-  StoreFn fn;
-  int16_t src, dst;
-  int16_t bytes;
-};
-struct PwList {
-  PwCode* code;
-  int n;
-};
-struct PwPlan {
-  int64_t n = 0, tile = 0;     // elements; elements per tile
-  int64_t rows = 0, cols = 0;  // rows > 0: tiles do not cross rows
-  int ndim = 0;
-  int64_t sizes[PwDesc::kMaxDims];
-  int n_operands = 0, n_ptr = 0;
-  int n_loads = 0, n_once_loads = 0, n_row_loads = 0, n_stores = 0;
-  PwLoad *loads = nullptr, *once_loads = nullptr, *row_loads = nullptr;
-  PwStore* stores = nullptr;
-  PwList once{}, once_full{}, row{}, body{};             // by how often they run; once_full fills tiles
-  int64_t (*outer_strides)[PwDesc::kMaxDims] = nullptr;  // rows: bytes, per operand
-  const char** constants = nullptr;
-  int n_const = 0;
-  int64_t* temp_offsets = nullptr;
-  int n_temp = 0;
-  bool parallel = false;
-  int64_t grain = 1;
-};
-
 namespace {
 
-void run_list(const PwList& l, char* const* base, int64_t o, int64_t n) {
+void run_list(const PwPlan& p, const PwList& l, char* const* base, int64_t o, int64_t n) {
   for (const PwCode *c = l.code, *e = l.code + l.n; c != e; ++c) {
+    if (c->jit) {
+      char* operands[PwDesc::kMaxIn + PwDesc::kMaxOut];
+      const PwRef* r = p.refs + c->first_ref;
+      for (int i = 0; i < c->n_refs; ++i) operands[i] = base[r[i].ptr] + o * r[i].step;
+      c->jit(operands, n);
+      continue;
+    }
     const char* src[3] = {base[c->src[0].ptr] + o * c->src[0].step, base[c->src[1].ptr] + o * c->src[1].step,
                           base[c->src[2].ptr] + o * c->src[2].step};
     c->fn(base[c->dst.ptr] + o * c->dst.step, src, n, c->imm);
@@ -114,8 +62,8 @@ void prepare(const PwPlan& p, char* const* operands, char* scratch, char** base)
       load_strided(p, l, base[l.dst], base[l.src.ptr], 0, std::min(p.tile, p.n));
     }
   }
-  run_list(p.once, base, 0, 1);
-  run_list(p.once_full, base, 0, p.tile);
+  run_list(p, p.once, base, 0, 1);
+  run_list(p, p.once_full, base, 0, p.tile);
 }
 
 void run_flat(const PwPlan& p, char* const* operands, int64_t begin, int64_t end) {
@@ -126,7 +74,7 @@ void run_flat(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
     const int64_t n = std::min(p.tile, end - o);
     for (int i = 0; i < p.n_loads; ++i)
       load_strided(p, p.loads[i], base[p.loads[i].dst], base[p.loads[i].src.ptr], o, n);
-    run_list(p.body, base, o, n);
+    run_list(p, p.body, base, o, n);
     for (int i = 0; i < p.n_stores; ++i)
       p.stores[i].fn(base[p.stores[i].dst] + o * p.stores[i].bytes, base[p.stores[i].src], n);
   }
@@ -148,7 +96,7 @@ void run_rows(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
   for (int64_t r = begin; r < end; ++r) {
     for (int i = 0; i < p.n_row_loads; ++i)
       p.row_loads[i].fn(base[p.row_loads[i].dst], base[p.row_loads[i].src.ptr], 0, 1);
-    run_list(p.row, base, 0, 1);
+    run_list(p, p.row, base, 0, 1);
     for (int64_t o = 0; o < p.cols; o += p.tile) {
       const int64_t n = std::min(p.tile, p.cols - o);
       for (int i = 0; i < p.n_loads; ++i) {
@@ -156,7 +104,7 @@ void run_rows(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
         const int64_t stride = l.strides[outer];
         l.fn(base[l.dst], base[l.src.ptr] + o * stride * l.bytes, stride, n);
       }
-      run_list(p.body, base, o, n);
+      run_list(p, p.body, base, o, n);
       for (int i = 0; i < p.n_stores; ++i)
         p.stores[i].fn(base[p.stores[i].dst] + o * p.stores[i].bytes, base[p.stores[i].src], n);
     }
@@ -170,428 +118,12 @@ void run_rows(const PwPlan& p, char* const* operands, int64_t begin, int64_t end
   }
 }
 
-/// Drops dimensions of size 1 and merges neighbours that every input walks as one.
-void collapse(PwDesc& d) {
-  int w = 0;
-  for (int r = 0; r < d.ndim; ++r) {
-    if (d.sizes[r] == 1) continue;
-    bool merge = w > 0;
-    for (int i = 0; merge && i < d.n_in; ++i) merge = d.in[i].strides[w - 1] == d.in[i].strides[r] * d.sizes[r];
-    if (merge) {
-      d.sizes[w - 1] *= d.sizes[r];
-      for (int i = 0; i < d.n_in; ++i) d.in[i].strides[w - 1] = d.in[i].strides[r];
-    } else {
-      d.sizes[w] = d.sizes[r];
-      for (int i = 0; i < d.n_in; ++i) d.in[i].strides[w] = d.in[i].strides[r];
-      ++w;
-    }
-  }
-  if (w == 0) {
-    d.sizes[0] = 1;
-    for (int i = 0; i < d.n_in; ++i) d.in[i].strides[0] = 1;
-    w = 1;
-  }
-  d.ndim = w;
-}
-
-enum class Level : uint8_t { kOnce, kRow, kTile };  // how often a value is computed; below kTile it is one element
-
-struct Planner {
-  PwDesc d;
-  PwPlan p;
-  bool rows = false;
-  int64_t period = 1;
-  int n_values = 0;
-  struct Val {
-    Level level = Level::kTile;
-    Elem type = Elem::kF32;  // as computed
-    int ptr = -1, step = 0;
-    int last_use = -1;
-    int full = -1;  // temporary that holds a splat
-  };
-  Val v[PwDesc::kMaxIn + PwDesc::kMaxConst + PwDesc::kMaxInst];
-  PwCode once[PwDesc::kMaxInst], once_full[PwDesc::kMaxInst], row[PwDesc::kMaxInst],
-      body[2 * PwDesc::kMaxInst + PwDesc::kMaxOut];
-  PwLoad loads[PwDesc::kMaxIn], once_loads[PwDesc::kMaxIn], row_loads[PwDesc::kMaxIn];
-  PwStore stores[PwDesc::kMaxOut];
-  // Temporaries: ids are pointer-table entries after operands and constants.
-  int n_temp = 0;
-  bool small[kMaxPtr];
-  bool free_temp[kMaxPtr] = {};
-  float cost = 0;
-
-  int new_temp(bool scalar, bool fresh = false) {
-    if (!scalar && !fresh)
-      for (int i = 0; i < n_temp; ++i)
-        if (free_temp[i]) {
-          free_temp[i] = false;
-          return first_temp() + i;
-        }
-    small[n_temp] = scalar;
-    return first_temp() + n_temp++;
-  }
-  int first_temp() const { return d.n_in + d.n_out + d.n_const; }
-  bool is_temp(int ptr) const { return ptr >= first_temp(); }
-
-  bool flat(int i) const {
-    int64_t s = 1;
-    for (int k = d.ndim - 1; k >= 0; --k) {
-      if (d.in[i].strides[k] != s) return false;
-      s *= d.sizes[k];
-    }
-    return true;
-  }
-  bool scalar(int i) const {
-    for (int k = 0; k < d.ndim; ++k)
-      if (d.in[i].strides[k] != 0) return false;
-    return true;
-  }
-  /// Contiguous over the last dimensions and constant over the others: the number of distinct elements, else 0.
-  int64_t periodic(int i) const {
-    int64_t s = 1;
-    int k = d.ndim - 1;
-    for (; k >= 0 && d.in[i].strides[k] == s; --k) s *= d.sizes[k];
-    for (; k >= 0; --k)
-      if (d.in[i].strides[k] != 0) return 0;
-    return s;
-  }
-
-  void choose_mode() {
-    if (d.ndim < 2) return;
-    const int64_t cols = d.sizes[d.ndim - 1];
-    for (int i = 0; i < d.n_in; ++i) {
-      if (flat(i) || scalar(i)) continue;
-      const int64_t s = periodic(i);
-      if (s > 0 && s <= 256) {
-        period = std::max(period, s);
-      } else if (cols >= 64) {
-        rows = true;
-      }
-    }
-    if (cols >= 256) rows = true;
-    bool all = true;
-    for (int i = 0; i < d.n_in; ++i) all = all && (flat(i) || scalar(i));
-    if (all) rows = false;
-    if (rows) period = 1;
-  }
-
-  PwLoad make_load(int i, int temp, bool is_flat, bool one) const {
-    const Elem e = d.in[i].type;
-    return {load_fn(e),
-            {static_cast<int16_t>(i), 0},
-            static_cast<int16_t>(temp),
-            is_flat,
-            one,
-            static_cast<int16_t>(elem_size(e)),
-            static_cast<int16_t>(elem_size(compute_type(e))),
-            nullptr};
-  }
-
-  void place_inputs() {
-    const int last = d.ndim - 1;
-    for (int i = 0; i < d.n_in; ++i) {
-      Val& x = v[i];
-      const Elem e = d.in[i].type;
-      x.type = compute_type(e);
-      x.ptr = i;
-      const bool same = x.type == e;
-      const int64_t inner = d.in[i].strides[last];
-      const bool one = scalar(i) && !flat(i);
-      if (one || (rows && inner == 0)) {
-        x.level = one ? Level::kOnce : Level::kRow;
-        if (!same) {  // convert one element
-          const int t = new_temp(true);
-          (one ? once_loads[p.n_once_loads++] : row_loads[p.n_row_loads++]) = make_load(i, t, false, true);
-          x.ptr = t;
-        }
-        continue;
-      }
-      if (same && (rows ? inner == 1 : flat(i))) {
-        x.step = static_cast<int>(elem_size(e));
-        continue;
-      }
-      const bool repeat = !rows && periodic(i) > 0 && periodic(i) <= period && !flat(i);
-      const int t = new_temp(false);
-      (repeat ? once_loads[p.n_once_loads++] : loads[p.n_loads++]) = make_load(i, t, flat(i), false);
-      x.ptr = t;
-    }
-  }
-
-  bool output_of(int value, int* which) const {
-    for (int o = 0; o < d.n_out; ++o)
-      if (d.out[o].value == value) {
-        *which = o;
-        return true;
-      }
-    return false;
-  }
-
-  PwRef full(int value) {
-    Val& x = v[value];
-    if (x.level == Level::kTile) return {static_cast<int16_t>(x.ptr), static_cast<int16_t>(x.step)};
-    if (x.full < 0) {
-      x.full = new_temp(false, x.level == Level::kOnce);
-      PwCode c{};
-      c.fn = tile_fn(Pw::kIdentity, x.type, x.type, 1);
-      c.src[0] = {static_cast<int16_t>(x.ptr), 0};
-      c.dst = {static_cast<int16_t>(x.full), 0};
-      if (x.level == Level::kOnce) {
-        once_full[p.once_full.n++] = c;
-      } else {
-        body[p.body.n++] = c;
-        const int keep = x.full;
-        x.full = -1;  // again at the next use: it belongs to a row
-        splats[n_splats++] = keep;
-        return {static_cast<int16_t>(keep), 0};
-      }
-    }
-    return {static_cast<int16_t>(x.full), 0};
-  }
-  int splats[3], n_splats = 0;
-
-  void release(int value, int at) {
-    Val& x = v[value];
-    if (x.level == Level::kTile && x.last_use == at && is_temp(x.ptr) && !small[x.ptr - first_temp()] && !pinned(value))
-      free_temp[x.ptr - first_temp()] = true;
-  }
-  bool pinned(int value) const {
-    if (value >= d.n_in) return false;
-    for (int i = 0; i < p.n_once_loads; ++i)
-      if (once_loads[i].dst == v[value].ptr) return true;
-    return false;
-  }
-
-  /// Instructions in order; false when one has no function.
-  bool emit() {
-    const int first = d.n_in + d.n_const;
-    n_values = first + d.n_inst;
-    for (int k = 0; k < d.n_inst; ++k)
-      for (int s : d.inst[k].src)
-        if (s >= 0) v[s].last_use = k;
-    for (int o = 0; o < d.n_out; ++o) v[d.out[o].value].last_use = d.n_inst;
-    for (int i = 0; i < d.n_const; ++i) {
-      Val& x = v[d.n_in + i];
-      x.level = Level::kOnce;
-      x.type = compute_type(d.consts[i].type);
-      x.ptr = d.n_in + d.n_out + i;
-    }
-    for (int k = 0; k < d.n_inst; ++k) {
-      const PwInst& in = d.inst[k];
-      Val& x = v[first + k];
-      x.type = compute_type(in.out);
-      int n_src = 0;
-      Level level = Level::kOnce;
-      for (; n_src < 3 && in.src[n_src] >= 0; ++n_src) level = std::max(level, v[in.src[n_src]].level);
-      x.level = level;
-      PwCode c{};
-      std::memcpy(c.imm, in.imm, sizeof c.imm);
-      if (level != Level::kTile) {
-        c.fn = tile_fn(in.op, in.type, in.out, 0);
-        if (!c.fn) return false;
-        for (int j = 0; j < n_src; ++j) c.src[j] = {static_cast<int16_t>(v[in.src[j]].ptr), 0};
-        x.ptr = new_temp(true);
-        c.dst = {static_cast<int16_t>(x.ptr), 0};
-        PwList& l = level == Level::kOnce ? p.once : p.row;
-        (level == Level::kOnce ? once : row)[l.n++] = c;
-        continue;
-      }
-      n_splats = 0;
-      unsigned scalars = 0;
-      for (int j = 0; j < n_src; ++j)
-        if (v[in.src[j]].level != Level::kTile) scalars |= 1u << j;
-      c.fn = tile_fn(in.op, in.type, in.out, scalars);
-      const bool splat = !c.fn;
-      if (splat) c.fn = tile_fn(in.op, in.type, in.out, 0);
-      if (!c.fn) return false;
-      for (int j = 0; j < n_src; ++j) {
-        const Val& y = v[in.src[j]];
-        c.src[j] = splat ? full(in.src[j]) : PwRef{static_cast<int16_t>(y.ptr), static_cast<int16_t>(y.step)};
-      }
-      // An operand that dies here gives its tile to the result.
-      int o = 0;
-      const bool is_out = output_of(first + k, &o);
-      const bool direct = is_out && d.out[o].type == x.type && !read_later(d.out[o].alias, k);
-      const size_t width = elem_size(x.type);
-      for (int j = 0; j < n_src; ++j)
-        if (elem_size(v[in.src[j]].type) == width) release(in.src[j], k);
-      if (direct) {
-        x.ptr = d.n_in + o;
-        x.step = static_cast<int>(elem_size(x.type));
-      } else {
-        x.ptr = new_temp(false);
-      }
-      c.dst = {static_cast<int16_t>(x.ptr), static_cast<int16_t>(x.step)};
-      for (int j = 0; j < n_src; ++j)
-        if (elem_size(v[in.src[j]].type) != width) release(in.src[j], k);
-      for (int j = 0; j < n_splats; ++j) free_temp[splats[j] - first_temp()] = true;
-      body[p.body.n++] = c;
-      cost += tile_cost(in.op) * (elem_size(x.type) == 8 ? 2.0f : 1.0f);
-    }
-    return true;
-  }
-  bool read_later(int input, int k) const { return input >= 0 && v[input].last_use > k; }
-
-  void emit_outputs() {
-    for (int o = 0; o < d.n_out; ++o) {
-      const Val& x = v[d.out[o].value];
-      const int ptr = d.n_in + o;
-      if (x.ptr == ptr) continue;
-      if (d.out[o].type != x.type) {
-        n_splats = 0;
-        stores[p.n_stores++] = {store_fn(d.out[o].type), full(d.out[o].value).ptr, static_cast<int16_t>(ptr), 2};
-        continue;
-      }
-      PwCode c{};
-      c.fn = tile_fn(Pw::kIdentity, x.type, x.type, x.level != Level::kTile);
-      c.src[0] = {static_cast<int16_t>(x.ptr), static_cast<int16_t>(x.step)};
-      c.dst = {static_cast<int16_t>(ptr), static_cast<int16_t>(elem_size(x.type))};
-      body[p.body.n++] = c;
-    }
-  }
-
-  void size_tiles() {
-    int wide = 0, esize = 4;
-    for (int i = 0; i < n_temp; ++i) wide += !small[i];
-    for (int i = 0; i < n_values; ++i) esize = std::max<int>(esize, static_cast<int>(elem_size(v[i].type)));
-    int64_t room = kScratch - kSlot * n_temp;
-    const bool single = p.body.n == 1 && wide == 0;
-    if (single) {
-      p.tile = rows ? d.sizes[d.ndim - 1] : p.n;
-    } else {
-      p.tile = std::min(kMaxTile, room / 2 / (std::max(wide, 4) * esize)) / 64 * 64;
-      if (period > 1) p.tile = p.tile / period * period;
-    }
-    n_wide = wide;
-    temp_bytes = p.tile * esize;
-  }
-  int n_wide = 0;
-  int64_t temp_bytes = 0;
-};
-
-template <class T>
-T* copy_table(const T* from, size_t n, Alloc alloc, void* context) {
-  if (n == 0) return nullptr;
-  T* to = static_cast<T*>(alloc(context, n * sizeof(T), alignof(T)));
-  std::memcpy(static_cast<void*>(to), from, n * sizeof(T));
-  return to;
-}
-
-void store_constant(char* at, Elem e, double value) {
-  switch (e) {
-    case Elem::kF64:
-      *reinterpret_cast<double*>(at) = value;
-      break;
-    case Elem::kI64:
-      *reinterpret_cast<int64_t*>(at) = static_cast<int64_t>(value);
-      break;
-    case Elem::kI32:
-      *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(value);
-      break;
-    case Elem::kBool:
-      *reinterpret_cast<uint8_t*>(at) = value != 0;
-      break;
-    default:
-      *reinterpret_cast<float*>(at) = static_cast<float>(value);
-      break;
-  }
-}
-
 }  // namespace
-
-bool pw_supported(Pw op, Elem type, Elem out) { return tile_fn(op, type, out, 0) != nullptr; }
-
-const PwPlan* pw_plan(const PwDesc& desc, Alloc alloc, void* context) {
-  if (desc.n_in > PwDesc::kMaxIn || desc.n_out > PwDesc::kMaxOut || desc.n_const > PwDesc::kMaxConst ||
-      desc.n_inst > PwDesc::kMaxInst || desc.ndim > PwDesc::kMaxDims)
-    return nullptr;
-  static thread_local Planner planner_storage;
-  Planner& q = planner_storage;
-  q.p = PwPlan{};
-  q.d = desc;
-  q.rows = false;
-  q.period = 1;
-  q.n_temp = 0;
-  q.cost = 0;
-  q.n_splats = 0;
-  for (int i = 0; i < desc.n_in + desc.n_const + desc.n_inst; ++i) q.v[i] = Planner::Val{};
-  std::memset(q.free_temp, 0, sizeof q.free_temp);
-  PwPlan& p = q.p;
-  p.n = 1;
-  for (int k = 0; k < desc.ndim; ++k) p.n *= desc.sizes[k];
-  p.n_operands = desc.n_in + desc.n_out;
-  if (p.n > 0) {
-    collapse(q.d);
-    q.choose_mode();
-    q.place_inputs();
-    if (!q.emit()) return nullptr;
-    q.emit_outputs();
-    q.size_tiles();
-    if (p.n_operands + desc.n_const + q.n_temp > kMaxPtr || p.tile <= 0) return nullptr;
-  }
-  const PwDesc& d = q.d;
-  p.ndim = d.ndim;
-  std::copy(d.sizes, d.sizes + d.ndim, p.sizes);
-  p.n_const = d.n_const;
-  p.n_temp = q.n_temp;
-  p.n_ptr = p.n_operands + p.n_const + p.n_temp;
-  if (q.rows) {
-    p.cols = d.sizes[d.ndim - 1];
-    p.rows = p.n / p.cols;
-    using Row = int64_t[PwDesc::kMaxDims];
-    p.outer_strides =
-        static_cast<Row*>(alloc(context, sizeof(Row) * static_cast<size_t>(p.n_operands), alignof(int64_t)));
-    for (int i = 0; i < p.n_operands; ++i) {
-      int64_t dense = p.cols;
-      for (int k = d.ndim - 2; k >= 0; --k) {
-        const Elem e = i < d.n_in ? d.in[i].type : d.out[i - d.n_in].type;
-        p.outer_strides[i][k] = (i < d.n_in ? d.in[i].strides[k] : dense) * static_cast<int64_t>(elem_size(e));
-        dense *= d.sizes[k];
-      }
-    }
-  }
-  const auto keep_loads = [&](PwLoad* l, int n) {
-    for (int i = 0; i < n; ++i)
-      l[i].strides = copy_table(d.in[l[i].src.ptr].strides, static_cast<size_t>(d.ndim), alloc, context);
-    return copy_table(l, static_cast<size_t>(n), alloc, context);
-  };
-  p.loads = keep_loads(q.loads, p.n_loads);
-  p.once_loads = keep_loads(q.once_loads, p.n_once_loads);
-  p.row_loads = keep_loads(q.row_loads, p.n_row_loads);
-  p.stores = copy_table(q.stores, static_cast<size_t>(p.n_stores), alloc, context);
-  p.once.code = copy_table(q.once, static_cast<size_t>(p.once.n), alloc, context);
-  p.once_full.code = copy_table(q.once_full, static_cast<size_t>(p.once_full.n), alloc, context);
-  p.row.code = copy_table(q.row, static_cast<size_t>(p.row.n), alloc, context);
-  p.body.code = copy_table(q.body, static_cast<size_t>(p.body.n), alloc, context);
-  if (d.n_const > 0) {
-    p.constants =
-        static_cast<const char**>(alloc(context, sizeof(char*) * static_cast<size_t>(d.n_const), alignof(char*)));
-    char* values = static_cast<char*>(alloc(context, 8 * static_cast<size_t>(d.n_const), 8));
-    for (int i = 0; i < d.n_const; ++i) {
-      store_constant(values + 8 * i, d.consts[i].type, d.consts[i].value);
-      p.constants[i] = values + 8 * i;
-    }
-  }
-  if (p.n_temp > 0) {
-    p.temp_offsets =
-        static_cast<int64_t*>(alloc(context, sizeof(int64_t) * static_cast<size_t>(p.n_temp), alignof(int64_t)));
-    int64_t at = 0;
-    for (int i = 0; i < p.n_temp; ++i) {
-      p.temp_offsets[i] = at;
-      at += q.small[i] ? kSlot : (q.temp_bytes + 63) / 64 * 64;
-    }
-    if (at > kScratch) return nullptr;
-  }
-  p.parallel = q.cost * static_cast<float>(p.n) > kParallelNs;
-  const float per_unit = q.cost * static_cast<float>(q.rows ? p.cols : 1);
-  p.grain = std::max<int64_t>(1, static_cast<int64_t>(kParallelNs / 2 / std::max(per_unit, 1e-3f)));
-  if (!q.rows && p.body.n == 1 && q.n_wide == 0 && p.parallel) p.tile = 8192;
-  void* at = alloc(context, sizeof(PwPlan), alignof(PwPlan));
-  return new (at) PwPlan(p);
-}
 
 bool pw_single(const PwPlan& p, PwSingle& call, int& dst, int (&src)[3]) {
   if (p.rows > 0 || p.parallel || p.n == 0 || p.body.n != 1 || p.n_temp > 0 || p.n_const > 0) return false;
   const PwCode& c = p.body.code[0];
+  if (!c.fn) return false;
   call = {c.fn, p.n, {c.imm[0], c.imm[1]}};
   dst = c.dst.ptr;
   for (int i = 0; i < 3; ++i) src[i] = c.src[i].ptr;
