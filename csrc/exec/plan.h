@@ -78,7 +78,9 @@ class Plan : public std::enable_shared_from_this<Plan> {
 
   /// Sizes for these input types (known dims; kAnyDim only where data-dependent); `ints`: host-known integers of
   /// inputs.
-  std::shared_ptr<Sizes> size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const;
+  /// `compiled`: neighbouring steps over a few elements become machine code (worth it for sizes that run many times).
+  std::shared_ptr<Sizes> size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints,
+                              bool compiled = false) const;
   /// Types of all values for these inputs (dims may be symbolic).
   std::vector<Type> infer(const std::vector<Type>& inputs) const;
   /// Types of the kept tensors of a call: the bytes of all whose dims follow from the inputs', then the others.

@@ -1,6 +1,7 @@
 // Sizing a plan: dimensions of every value, what is computed at all, where each value lives, and the steps.
 #include <numeric>
 
+#include "exec/chains.h"
 #include "exec/frame.h"
 #include "exec/plan.h"
 #include "ops/parts.h"
@@ -521,9 +522,12 @@ std::vector<Type> Plan::kept_types(const std::vector<Type>& inputs) const {
   return r;
 }
 
-std::shared_ptr<Sizes> Plan::size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) const {
+std::shared_ptr<Sizes> Plan::size(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints,
+                                  bool compiled) const {
   auto s = std::make_shared<Sizes>(shared_from_this());
+  s->list.noted = compiled;
   Sizer(*this, *s).run(inputs, ints);
+  if (compiled) compile_chains(*s);
   return s;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/chain.h"
 #include "kernels/cpu/gemm.h"
 #include "ops/attrs.h"
 
@@ -44,11 +45,40 @@ void run_tiny(const TinyArgs<T>& s, char* const* base) {
   s.fn(s.g, at(s.a), at(s.b), at(s.bias), at(s.c));
 }
 
+void note(Bind& b, const GemmArgs& s) {
+  const cpu::Gemm& g = s.g.one;
+  if (!b.steps().noted || s.batched || g.m * g.n > 64 || g.k > 64 || (g.m > 1 && g.ldc != g.n)) return;
+  const auto place = [](const Operand& o) { return cpu::PwPlace{o.index, o.offset}; };
+  cpu::ChainOp o;
+  o.kind = cpu::ChainOp::Kind::kProduct;
+  o.type = b.dtype() == DType::kFloat ? cpu::Elem::kF32 : cpu::Elem::kF64;
+  o.m = g.m;
+  o.n = g.n;
+  o.k = g.k;
+  o.a_row = g.ta ? 1 : g.lda;
+  o.a_col = g.ta ? g.lda : 1;
+  o.b_row = g.tb ? 1 : g.ldb;
+  o.b_col = g.tb ? g.ldb : 1;
+  o.alpha = g.alpha;
+  o.relu = g.epilogue.relu;
+  o.bias_scale = g.epilogue.scale;
+  o.bias_per_column = g.epilogue.col != 0;
+  o.a = place(s.a);
+  o.b = place(s.b);
+  if (s.bias) o.bias = place(s.bias);
+  o.c = place(s.c);
+  b.steps().note(o);
+}
+
 template <class T>
 void emit_as(Bind& b, const GemmArgs& s) {
   const auto tiny = s.batched ? nullptr : cpu::gemm_tiny<T>(s.g.one, static_cast<bool>(s.bias));
-  if (tiny) return b.emit(run_tiny<T>, TinyArgs<T>{tiny, s.g.one, s.a, s.b, s.bias, s.c});
-  b.emit(run_gemm<T>, s);
+  if (tiny) {
+    b.emit(run_tiny<T>, TinyArgs<T>{tiny, s.g.one, s.a, s.b, s.bias, s.c});
+  } else {
+    b.emit(run_gemm<T>, s);
+  }
+  note(b, s);
 }
 
 bool emit(Bind& b, const GemmArgs& s) {

@@ -1,6 +1,7 @@
 // Static CPU steps of softmax, normalisations and reductions.
 #include "ops/bind_rows.h"
 
+#include "kernels/cpu/chain.h"
 #include "kernels/cpu/rows.h"
 #include "ops/attrs.h"
 #include "ops/pointwise_program.h"
@@ -265,7 +266,19 @@ bool bind_reduction(Bind& b, cpu::Reduce op) {
     s.inner = groups[2] * groups[4];
     if (op == Reduce::kSumSquare || op == Reduce::kL1) s.op = Reduce::kSum;
   }
-  return by_type<ReduceRun>(b, b.dtype(), s);
+  if (!by_type<ReduceRun>(b, b.dtype(), s)) return false;
+  if (groups.size() == 3 && s.outer == 1 && s.n * s.inner <= 64) {
+    cpu::ChainOp o;
+    o.kind = cpu::ChainOp::Kind::kReduce;
+    o.type = b.dtype() == DType::kFloat ? cpu::Elem::kF32 : cpu::Elem::kF64;
+    o.reduce = op;
+    o.n = s.n;
+    o.m = s.inner;
+    o.a = {s.x.index, s.x.offset};
+    o.c = {s.y.index, s.y.offset};
+    b.steps().note(o);
+  }
+  return true;
 }
 
 }  // namespace ortmod

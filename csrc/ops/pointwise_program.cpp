@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
-#include "kernels/cpu/pointwise_small.h"
+#include "kernels/cpu/chain.h"
 #include "ops/elementwise.h"
 #include "ops/op.h"
 
@@ -263,14 +264,31 @@ bool join(PwDesc& to, Places& places, const PwDesc& d, const Places& own) {
   return true;
 }
 
+std::pair<const PwDesc*, const cpu::PwPlace*> kept(StepList& list, const PwDesc& d, const Places& places) {
+  auto* desc = new (list.alloc(sizeof(PwDesc), alignof(PwDesc))) PwDesc(d);
+  auto* at = static_cast<cpu::PwPlace*>(list.alloc(sizeof(cpu::PwPlace) * places.size(), alignof(cpu::PwPlace)));
+  std::copy(places.begin(), places.end(), at);
+  return {desc, at};
+}
+
+void note(Bind& b, const PwDesc& d, const Places& places) {
+  int64_t n = 1;
+  for (int k = 0; k < d.ndim; ++k) n *= d.sizes[k];
+  if (!b.steps().noted || n > 64 || d.n_out == 0) return;
+  cpu::ChainOp o;
+  o.type = d.out[0].type;
+  if (o.type != Elem::kF32 && o.type != Elem::kF64) return;
+  std::tie(o.desc, o.places) = kept(b.steps(), d, places);
+  b.steps().note(o);
+}
+
 bool emit_one(Bind& b, const PwDesc& d, const Places& places) {
   StepList& list = b.steps();
   const cpu::PwSmall* program = cpu::pw_small(d, places.data(), alloc_in, &list);
   if (!program) return false;
-  auto* desc = new (list.alloc(sizeof(PwDesc), alignof(PwDesc))) PwDesc(d);
-  auto* at = static_cast<cpu::PwPlace*>(list.alloc(sizeof(cpu::PwPlace) * places.size(), alignof(cpu::PwPlace)));
-  std::copy(places.begin(), places.end(), at);
+  const auto [desc, at] = kept(list, d, places);
   b.emit(run_small, SmallArgs{program, desc, at});
+  note(b, d, places);
   return true;
 }
 
@@ -317,10 +335,13 @@ void emit_pointwise(Bind& b, const PointwiseProgram& p, const cpu::PwPlan& plan,
   if (cpu::pw_single(plan, single.call, dst, src)) {
     single.dst = operands[static_cast<size_t>(dst)];
     for (int i = 0; i < 3; ++i) single.src[i] = operands[static_cast<size_t>(src[i])];
-    return b.emit(run_single, single);
+    b.emit(run_single, single);
+    return note(b, d, places);
   }
-  if (const cpu::PwSmall* small = cpu::pw_small(d, places.data(), alloc_in, &b.steps()))
-    return b.emit(run_small, SmallArgs{small, nullptr, nullptr});
+  if (const cpu::PwSmall* small = cpu::pw_small(d, places.data(), alloc_in, &b.steps())) {
+    b.emit(run_small, SmallArgs{small, nullptr, nullptr});
+    return note(b, d, places);
+  }
   auto* table = static_cast<Operand*>(b.steps().alloc(sizeof(Operand) * operands.size(), alignof(Operand)));
   std::copy(operands.begin(), operands.end(), table);
   b.emit(run_plan, RunArgs{&plan, table, static_cast<int>(operands.size())});

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
+
+#include "kernels/cpu/chain.h"
 
 namespace ortmod {
 
@@ -27,6 +30,11 @@ void StepList::push(StepFn fn, const void* args, size_t bytes, size_t align) {
   void* p = alloc(bytes, align);
   std::memcpy(p, args, bytes);
   steps.push_back({fn, p});
+}
+
+void StepList::note(const cpu::ChainOp& op) {
+  if (!noted || steps.empty()) return;
+  notes.push_back({steps.back().args, new (alloc(sizeof op, alignof(cpu::ChainOp))) cpu::ChainOp(op)});
 }
 
 Operand StepList::scratch(size_t bytes) {

@@ -10,6 +10,10 @@
 
 namespace ortmod {
 
+namespace cpu {
+struct ChainOp;
+}
+
 /// A place in the frame: pointer = base[index] + offset.
 struct Operand {
   int32_t index = -1;
@@ -53,7 +57,18 @@ class StepList {
   int64_t scratch_bytes() const { return scratch_; }
   void begin_node() { scratch_used_ = 0; }
 
+  /// Says what the last step computes, for compile_chains.
+  void note(const cpu::ChainOp& op);
+
   std::vector<Step> steps;
+  // Of steps over a few elements, where `noted` asks for them.
+  struct Note {
+    const void* args;
+    const cpu::ChainOp* op;
+  };
+  bool noted = false;
+  std::vector<Note> notes;
+  std::vector<std::shared_ptr<const void>> owned;  // machine code of steps
   int32_t scratch_base = 0;
   int64_t scratch_begin = 0;
 

@@ -71,7 +71,7 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
       }
       types.push_back(std::move(t));
     }
-    r.sizes = plan_->size(types, std::vector<const HostInts*>(types.size()));
+    r.sizes = plan_->size(types, std::vector<const HostInts*>(types.size()), true);
     r.frame = std::make_unique<Frame>(*r.sizes);
     const at::Device device = plan_->device();
     const int64_t own = (r.sizes->list.scratch_bytes() + 63) / 64 * 64, bytes = own + r.sizes->scratch_bytes;

@@ -22,6 +22,7 @@ class Emitter : public Xbyak::CodeGenerator {
   static constexpr bool kWide = std::is_same_v<V, Xbyak::Zmm>;
 
  protected:
+  ~Emitter() = default;
   using Operand = Xbyak::Operand;
   using Address = Xbyak::Address;
   using Opmask = Xbyak::Opmask;
@@ -36,7 +37,7 @@ class Emitter : public Xbyak::CodeGenerator {
   int lanes() const { return (kWide ? 64 : 32) / bytes(); }
   int bytes() const { return f64_ ? 8 : 4; }
 
-  int take() {
+  virtual int take() {
     if (free_.empty()) throw CannotEmit{};
     const int r = free_.back();
     free_.pop_back();

@@ -10,15 +10,27 @@
 
 namespace ortmod::cpu {
 
-const void* make_executable(const uint8_t* code, size_t bytes) {
+namespace {
+size_t whole_pages(size_t bytes) {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t size = (bytes + page - 1) / page * page;
+  return (bytes + page - 1) / page * page;
+}
+}  // namespace
+
+const void* make_executable(const uint8_t* code, size_t bytes) {
+  const size_t size = whole_pages(bytes);
   void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return nullptr;
   std::memcpy(at, code, bytes);
   if (mprotect(at, size, PROT_READ | PROT_EXEC) == 0) return at;
   munmap(at, size);
   return nullptr;
+}
+
+std::shared_ptr<const void> own_executable(const uint8_t* code, size_t bytes) {
+  const void* at = make_executable(code, bytes);
+  if (!at) return nullptr;
+  return {at, [size = whole_pages(bytes)](const void* p) { munmap(const_cast<void*>(p), size); }};
 }
 
 namespace {

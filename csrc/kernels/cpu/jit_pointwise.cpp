@@ -1,7 +1,4 @@
 // Compiles pointwise programs to loops over vectors: every value in a register, inputs read once, outputs written once.
-#include <array>
-#include <bit>
-#include <deque>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -10,98 +7,47 @@
 #include "kernels/cpu/jit_memory.h"
 
 #if defined(ORTMOD_XBYAK) && (defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2))
-#include "kernels/cpu/jit_emit.h"
+#include "kernels/cpu/jit_program.h"
 
 namespace ortmod::cpu {
 namespace {
 
-constexpr size_t kMaxBytes = 64 << 10;
-
-Elem floating_type(const PwDesc& d) {
-  for (int i = 0; i < d.n_inst; ++i)
-    for (Elem e : {d.inst[i].type, d.inst[i].out})
-      if (e == Elem::kF32 || e == Elem::kF64) return e;
-  return Elem::kNone;
-}
-
 template <class V>
-class Loop : public Emitter<V> {
-  using E = Emitter<V>;
-  using E::bytes;
-  using E::f64_;
-  using E::kWide;
+class Loop : public Instructions<V> {
+  using I = Instructions<V>;
+  using I::bytes;
+  using I::d_;
+  using I::f64_;
+  using I::is_mask;
+  using I::kWide;
+  using I::val;
+  using typename I::Address;
+  using typename I::Kind;
+  using typename I::Opmask;
+  using typename I::Temp;
+  using typename I::Val;
+  using typename I::X;
   using Reg64 = Xbyak::Reg64;
-  using Address = Xbyak::Address;
-  using Opmask = Xbyak::Opmask;
-  using Temp = typename E::Temp;
-  using X = Xbyak::CodeGenerator;
 
  public:
-  Loop(const PwDesc& d, bool f64, uint8_t* buffer) : E(f64, buffer, kMaxBytes), d_(d) {}
+  Loop(const PwDesc& d, bool f64, uint8_t* buffer) : I(f64, buffer) { this->begin(d); }
   size_t generate();
 
  private:
-  enum class Kind : uint8_t { kNone, kVector, kMask, kConst };
-  struct Val {
-    Kind kind = Kind::kNone;
-    int reg = -1;
-    int last_use = -1;
-    bool hoisted = false;
-  };
-  int first() const { return d_.n_in + d_.n_const; }
-  bool is_mask(int v) const {
-    return v < d_.n_in ? d_.in[v].type == Elem::kBool
-                       : v >= first() && d_.inst[v - first()].out == Elem::kBool;
-  }
-  bool dense(int input) const { return d_.in[input].strides[0] != 0; }
+  bool dense(int input) const { return d_->in[input].strides[0] != 0; }
   Address at(int operand, int size) { return this->ptr[pointer_[static_cast<size_t>(operand)] + X::rax * size]; }
-
-  void plan();
   void pass(bool tail);
   void load(int v, bool tail);
   void store(int o, bool tail);
-  void emit(int k);
-  void release(int v, int k);
-  /// The value in a register; constants are brought into `t`.
-  V reg(int v, std::deque<Temp>& t) {
-    const Val& x = val_[static_cast<size_t>(v)];
-    if (x.kind == Kind::kVector) return V(x.reg);
-    t.emplace_back(*this);
-    this->splat(t.back(), number(v));
-    return t.back();
-  }
-  double number(int v) const { return d_.consts[v - d_.n_in].value; }
-  bool constant(int v) const { return v >= d_.n_in && v < first(); }
-  template <class F>
-  void binary(const PwInst& i, const V& d, F f) {
-    std::deque<Temp> t;
-    const V a = reg(i.src[0], t);
-    if (constant(i.src[1])) {
-      f(d, a, this->constant_memory(number(i.src[1])));
-    } else {
-      f(d, a, reg(i.src[1], t));
-    }
-  }
 
-  const PwDesc& d_;
-  std::array<Val, PwDesc::kMaxIn + PwDesc::kMaxConst + PwDesc::kMaxInst> val_{}, start_{};
+  typename I::Values start_{};
   std::array<Reg64, PwDesc::kMaxIn + PwDesc::kMaxOut> pointer_;
   int tail_ = kWide ? 7 : 15;
 };
 
 template <class V>
-void Loop<V>::plan() {
-  for (int k = 0; k < d_.n_inst; ++k)
-    for (int s : d_.inst[k].src)
-      if (s >= 0) val_[static_cast<size_t>(s)].last_use = k;
-  for (int o = 0; o < d_.n_out; ++o)
-    if (d_.out[o].value < first()) throw CannotEmit{};
-  for (int i = 0; i < d_.n_const; ++i) val_[static_cast<size_t>(d_.n_in + i)].kind = Kind::kConst;
-}
-
-template <class V>
 void Loop<V>::load(int v, bool tail) {
-  Val& x = val_[static_cast<size_t>(v)];
+  Val& x = val(v);
   if (x.kind != Kind::kNone) return;
   if (!is_mask(v)) {
     x.kind = Kind::kVector;
@@ -137,12 +83,12 @@ void Loop<V>::load(int v, bool tail) {
 
 template <class V>
 void Loop<V>::store(int o, bool tail) {
-  const int v = d_.out[o].value, alias = d_.out[o].alias;
-  if (alias >= 0 && dense(alias) && val_[static_cast<size_t>(alias)].last_use >= v - first()) load(alias, tail);
-  const Val& x = val_[static_cast<size_t>(v)];
+  const int v = d_->out[o].value, alias = d_->out[o].alias;
+  if (alias >= 0 && dense(alias) && val(alias).last_use >= v - this->first()) load(alias, tail);
+  const Val& x = val(v);
   if (x.kind == Kind::kVector) {
     const V r(x.reg);
-    const Address a = at(d_.n_in + o, bytes());
+    const Address a = at(d_->n_in + o, bytes());
     if (!tail) {
       f64_ ? this->vmovupd(a, r) : this->vmovups(a, r);
     } else if constexpr (kWide) {
@@ -156,7 +102,7 @@ void Loop<V>::store(int o, bool tail) {
     Temp t(*this);
     const V r(t.r);
     this->splat_bits(t, 1);
-    const Address a = at(d_.n_in + o, 1);
+    const Address a = at(d_->n_in + o, 1);
     f64_ ? this->vmovdqa64(r | Opmask(x.reg) | X::T_z, r) : this->vmovdqa32(r | Opmask(x.reg) | X::T_z, r);
     if (f64_) {
       tail ? this->vpmovqb(a | Opmask(tail_), r) : this->vpmovqb(a, r);
@@ -169,130 +115,18 @@ void Loop<V>::store(int o, bool tail) {
 }
 
 template <class V>
-void Loop<V>::emit(int k) {
-  const PwInst& i = d_.inst[k];
-  Val& y = val_[static_cast<size_t>(first() + k)];
-  std::deque<Temp> t;
-  const bool mask_in = i.type == Elem::kBool && i.op != Pw::kWhere;
-  const auto mask_of = [&](int s) { return val_[static_cast<size_t>(i.src[s])].reg; };
-  y.kind = i.out == Elem::kBool ? Kind::kMask : Kind::kVector;
-  y.reg = y.kind == Kind::kMask ? this->take_mask() : this->take();
-  const auto compare = [&](uint8_t how) {
-    const V a = reg(i.src[0], t);
-    if (constant(i.src[1])) return E::compare(y.reg, a, this->constant_memory(number(i.src[1])), how);
-    E::compare(y.reg, a, reg(i.src[1], t), how);
-  };
-  /// The larger or smaller one; NaN of either.
-  const auto extreme = [&](bool larger) {
-    const V d(y.reg), a = reg(i.src[0], t), b = reg(i.src[1], t);
-    const int nan = this->take_mask();
-    E::compare(nan, a, a, E::kUnordered);
-    larger ? this->max_(d, a, b) : this->min_(d, a, b);
-    this->select(d, nan, a, d);
-    this->give_mask(nan);
-  };
-  const V d(y.reg);
-  switch (i.op) {
-    case Pw::kAdd:
-      return binary(i, d, [&](const V& r, const V& a, const Xbyak::Operand& b) { this->add(r, a, b); });
-    case Pw::kSub:
-      return binary(i, d, [&](const V& r, const V& a, const Xbyak::Operand& b) { this->sub_(r, a, b); });
-    case Pw::kMul:
-      return binary(i, d, [&](const V& r, const V& a, const Xbyak::Operand& b) { this->mul_(r, a, b); });
-    case Pw::kDiv:
-      return binary(i, d, [&](const V& r, const V& a, const Xbyak::Operand& b) { this->div_(r, a, b); });
-    case Pw::kMax:
-      return extreme(true);
-    case Pw::kMin:
-      return extreme(false);
-    case Pw::kPRelu: {
-      const V a = reg(i.src[0], t), b = reg(i.src[1], t);
-      t.emplace_back(*this);
-      const V zero = t.back();
-      this->vxorps(zero, zero, zero);
-      const int negative = this->take_mask();
-      E::compare(negative, a, zero, E::kLt);
-      this->mul_(zero, a, b);
-      this->select(d, negative, zero, a);
-      return this->give_mask(negative);
-    }
-    case Pw::kPow: {
-      if (!constant(i.src[1])) throw CannotEmit{};
-      const V a = reg(i.src[0], t);
-      const double e = number(i.src[1]);
-      if (e == 1) return this->move(d, a);
-      if (e == 0.5) return this->sqrt_(d, a);
-      if (e == -1) {
-        t.emplace_back(*this);
-        this->splat(t.back(), 1.0);
-        return this->div_(d, t.back(), a);
-      }
-      if (e != 2 && e != 3) throw CannotEmit{};
-      this->mul_(d, a, a);
-      if (e == 3) this->mul_(d, d, a);
-      return;
-    }
-    case Pw::kEqual:
-      if (mask_in) {
-        this->combine_masks(Pw::kXor, y.reg, mask_of(0), mask_of(1));
-        return this->negate_mask(y.reg, y.reg);
-      }
-      return compare(E::kEq);
-    case Pw::kLess:
-      return compare(E::kLt);
-    case Pw::kGreater:
-      return compare(E::kGt);
-    case Pw::kLessOrEqual:
-      return compare(E::kLe);
-    case Pw::kGreaterOrEqual:
-      return compare(E::kGe);
-    case Pw::kAnd:
-    case Pw::kOr:
-    case Pw::kXor:
-      return this->combine_masks(i.op, y.reg, mask_of(0), mask_of(1));
-    case Pw::kNot:
-      return this->negate_mask(y.reg, mask_of(0));
-    case Pw::kIsNaN: {
-      const V a = reg(i.src[0], t);
-      return E::compare(y.reg, a, a, E::kUnordered);
-    }
-    case Pw::kWhere: {
-      if (i.type == Elem::kBool) throw CannotEmit{};
-      const V a = reg(i.src[1], t), b = reg(i.src[2], t);
-      return this->select(d, mask_of(0), a, b);
-    }
-    case Pw::kCast:
-      if (mask_in && i.out != Elem::kBool) return this->select_constant(d, mask_of(0), 1.0);
-      if (!mask_in && i.out == Elem::kBool) return E::compare(y.reg, reg(i.src[0], t), this->constant_memory(0.0), E::kNe);
-      throw CannotEmit{};
-    default:
-      if (mask_in || i.out == Elem::kBool) throw CannotEmit{};
-      return this->unary(i, d, reg(i.src[0], t));
-  }
-}
-
-template <class V>
-void Loop<V>::release(int v, int k) {
-  if (v < 0) return;
-  Val& x = val_[static_cast<size_t>(v)];
-  if (x.kind == Kind::kConst || x.hoisted || x.last_use > k || x.reg < 0) return;
-  x.kind == Kind::kMask ? this->give_mask(x.reg) : this->give(x.reg);
-  x.reg = -1;
-}
-
-template <class V>
 void Loop<V>::pass(bool tail) {
   const auto free = this->free_, free_masks = this->free_masks_;
-  val_ = start_;
-  for (int k = 0; k < d_.n_inst; ++k) {
-    const PwInst& i = d_.inst[k];
+  this->val_ = start_;
+  for (int k = 0; k < d_->n_inst; ++k) {
+    const PwInst& i = d_->inst[k];
     for (int s : i.src)
-      if (s >= 0 && s < d_.n_in) load(s, tail);
-    emit(k);
-    for (int o = 0; o < d_.n_out; ++o)
-      if (d_.out[o].value == first() + k) store(o, tail);
-    for (int s : i.src) release(s, k);
-    release(first() + k, k);
+      if (s >= 0 && s < d_->n_in) load(s, tail);
+    this->emit(k);
+    for (int o = 0; o < d_->n_out; ++o)
+      if (d_->out[o].value == this->first() + k) store(o, tail);
+    for (int s : i.src) this->release(s, k);
+    this->release(this->first() + k, k);
   }
   this->free_ = free;
   this->free_masks_ = free_masks;
@@ -300,31 +134,30 @@ void Loop<V>::pass(bool tail) {
 
 template <class V>
 size_t Loop<V>::generate() {
-  plan();
   const Reg64 saved[] = {X::rbx, X::rbp, X::r12, X::r13, X::r14, X::r15};
   const Reg64 regs[] = {X::rcx, X::r8, X::r9, X::r10, X::r11, X::rbx, X::rbp, X::r12, X::r13, X::r14, X::r15, X::rdi};
   size_t n_regs = 0, n_saved = 0;
   std::vector<int> dense_operands;
-  for (int i = 0; i < d_.n_in + d_.n_out; ++i) {
-    if (i < d_.n_in && (!dense(i) || val_[static_cast<size_t>(i)].last_use < 0)) continue;
+  for (int i = 0; i < d_->n_in + d_->n_out; ++i) {
+    if (i < d_->n_in && (!dense(i) || val(i).last_use < 0)) continue;
     if (n_regs == std::size(regs)) throw CannotEmit{};
     pointer_[static_cast<size_t>(i)] = regs[n_regs++];
     dense_operands.push_back(i);
   }
   n_saved = std::min(std::size(saved), n_regs > 5 ? n_regs - 5 : 0);
   for (size_t i = 0; i < n_saved; ++i) this->push(saved[i]);
-  for (int i = 0; i < d_.n_in; ++i) {
-    Val& x = val_[static_cast<size_t>(i)];
+  for (int i = 0; i < d_->n_in; ++i) {
+    Val& x = val(i);
     if (dense(i) || x.last_use < 0) continue;
     if (is_mask(i)) throw CannotEmit{};
     x.kind = Kind::kVector;
     x.reg = this->take();
-    x.hoisted = true;
+    x.kept = true;
     this->mov(X::rax, this->ptr[X::rdi + 8 * i]);
     this->broadcast(V(x.reg), this->ptr[X::rax]);
   }
   for (int i : dense_operands) this->mov(pointer_[static_cast<size_t>(i)], this->ptr[X::rdi + 8 * i]);
-  start_ = val_;
+  start_ = this->val_;
   Xbyak::Label main, tail, end;
   const int w = this->lanes();
   this->xor_(X::eax, X::eax);
@@ -365,7 +198,7 @@ size_t Loop<V>::generate() {
 
 template <class V>
 JitFn compile(const PwDesc& d, bool f64) {
-  static thread_local std::vector<uint8_t> buffer(kMaxBytes);
+  static thread_local std::vector<uint8_t> buffer(64 << 10);
   try {
     Loop<V> loop(d, f64, buffer.data());
     const size_t size = loop.generate();
@@ -381,7 +214,8 @@ std::string key_of(const PwDesc& d) {
   std::string k;
   const auto put = [&](const auto& x) { k.append(reinterpret_cast<const char*>(&x), sizeof x); };
   put(std::array{d.n_in, d.n_const, d.n_inst, d.n_out});
-  for (int i = 0; i < d.n_in; ++i) k += static_cast<char>(2 * static_cast<int>(d.in[i].type) + (d.in[i].strides[0] != 0));
+  for (int i = 0; i < d.n_in; ++i)
+    k += static_cast<char>(2 * static_cast<int>(d.in[i].type) + (d.in[i].strides[0] != 0));
   for (int i = 0; i < d.n_const; ++i) put(d.consts[i].value);
   for (int i = 0; i < d.n_inst; ++i) {
     const PwInst& n = d.inst[i];

@@ -275,7 +275,8 @@ struct Planner {
       return type == e;
     };
     bool ok = fits(in.type) && fits(in.out);
-    for (int s : in.src) ok = ok && (s < 0 || (fits(v[s].type) && (v[s].level == Level::kTile || v[s].type != Elem::kBool)));
+    for (int s : in.src)
+      ok = ok && (s < 0 || (fits(v[s].type) && (v[s].level == Level::kTile || v[s].type != Elem::kBool)));
     if (ok) piece_type = type;
     return ok;
   }
