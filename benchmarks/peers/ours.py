@@ -41,6 +41,9 @@ class Ortmod(Peer):
             shuffle=False,
         )
 
+    def prepare(self) -> None:
+        self.trainer.history_, self.trainer.train_losses_ = [], []
+
     def run(self, epochs: int) -> None:
         self.trainer.max_iter = epochs
         self.trainer.fit(self.task.X, self.task.y)

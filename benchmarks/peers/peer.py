@@ -25,9 +25,13 @@ class Peer:
 
     def fit(self, epochs: int) -> float:
         """Trains from the initial weights, batches in the order of the rows; returns the seconds it took."""
+        self.prepare()
         begin = time.perf_counter()
         self.run(epochs)
         return time.perf_counter() - begin
+
+    def prepare(self) -> None:
+        """What is not part of a fit, such as dropping the history of the last one."""
 
     def run(self, epochs: int) -> None:
         raise NotImplementedError

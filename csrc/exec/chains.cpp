@@ -48,6 +48,7 @@ class Chains {
     std::vector<const cpu::ChainOp*> ops;
     for (size_t i = begin; i < end; ++i) ops.push_back(op(i));
     if (cpu::Chain c = cpu::compile_chain(ops); c.fn) {
+      for (size_t i = begin; i < end; ++i) s_.joined[steps_.size()].push_back(s_.step_item[i]);
       steps_.push_back({c.fn, nullptr});
       item_.push_back(s_.step_item[begin]);
       by_kernel_.push_back(0);

@@ -116,6 +116,7 @@ struct Sizes {
   std::vector<Operand> operands;
   StepList list;
   std::vector<int> step_item;  // item of each step, -1: copy to an output
+  std::map<size_t, std::vector<int>> joined;  // of compiled chains: the items of all their steps
   int64_t scratch_bytes = 0, kept_bytes = 0;
   std::vector<uint8_t> by_kernel;  // per step: it goes through ATen
   bool has_kernels = false;

@@ -27,13 +27,16 @@ const char* stop_name(Stop s) {
 }
 
 py::dict report_of(const EpochReport& r) {
+  static const auto key = [](const char* name) { return py::str(name).release(); };  // kept: fits have many epochs
+  static const py::handle epoch = key("epoch"), loss = key("loss"), validation = key("validation_loss"),
+                          rate = key("learning_rate"), norm = key("gradient_norm"), updates = key("updates");
   py::dict d;
-  d["epoch"] = r.epoch;
-  d["loss"] = r.loss;
-  d["validation_loss"] = r.validation;
-  d["learning_rate"] = r.rate;
-  d["gradient_norm"] = r.gradient_norm;
-  d["updates"] = r.updates;
+  d[epoch] = r.epoch;
+  d[loss] = r.loss;
+  d[validation] = r.validation;
+  d[rate] = r.rate;
+  d[norm] = r.gradient_norm;
+  d[updates] = r.updates;
   return d;
 }
 

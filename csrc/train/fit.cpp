@@ -155,7 +155,7 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
     report.rate = rate;
     report.loss = total.mean();
     report.updates = progress.updates;
-    if (!total.finite() || !std::isfinite(report.loss) || !std::isfinite(parameters_.sum().item<double>())) {
+    if (!total.finite() || !std::isfinite(report.loss) || !finite()) {
       restore(before);
       result.epochs.push_back(report);
       result.stop = Stop::kDiverged;
@@ -193,10 +193,6 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
         result.stop = Stop::kPatience;
         break;
       }
-    }
-    if (interrupted && interrupted()) {
-      result.stop = Stop::kInterrupted;
-      break;
     }
   }
   if (o.keep_best && result.best >= 0 && result.stop != Stop::kDiverged) {

@@ -137,16 +137,20 @@ void Program::run(Run& r) const {
     if (r.sizes->places[v] == Place::kSlot) r.frame->drop(static_cast<int>(v));
 }
 
+namespace {
+std::string op_name(const Node& n) { return (n.op->domain.empty() ? "" : n.op->domain + "::") + n.op->name; }
+}  // namespace
+
 std::vector<std::pair<std::string, bool>> Program::steps(const Run& r) const {
   std::vector<std::pair<std::string, bool>> list;
   for (size_t i = 0; i < r.sizes->list.steps.size(); ++i) {
-    const int item = r.sizes->step_item[i];
-    std::string op = "copy";
-    if (item >= 0) {
-      const Node& n = *plan_->items()[static_cast<size_t>(item)].node;
-      op = (n.op->domain.empty() ? "" : n.op->domain + "::") + n.op->name;
+    const auto joined = r.sizes->joined.find(i);
+    std::string ops;
+    for (const int item : joined == r.sizes->joined.end() ? std::vector<int>{r.sizes->step_item[i]} : joined->second) {
+      if (!ops.empty()) ops += " + ";
+      ops += item < 0 ? "copy" : op_name(*plan_->items()[static_cast<size_t>(item)].node);
     }
-    list.emplace_back(std::move(op), r.sizes->by_kernel[i] != 0);
+    list.emplace_back(std::move(ops), r.sizes->by_kernel[i] != 0);
   }
   return list;
 }

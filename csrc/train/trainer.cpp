@@ -2,8 +2,10 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
+#include <sys/mman.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "passes/pass.h"
 
@@ -13,6 +15,17 @@ namespace {
 at::Tensor tensor_of(const Literal& l) {
   const std::vector<int64_t> sizes(l.dims().begin(), l.dims().end());
   return at::from_blob(const_cast<void*>(l.data()), sizes, at::TensorOptions().dtype(to_scalar_type(l.dtype())));
+}
+
+/// An uninitialised tensor; the system is asked for huge pages under a large one, which is touched at once.
+at::Tensor arena(int64_t size, const at::TensorOptions& options) {
+  at::Tensor t = at::empty({size}, options);
+  constexpr uintptr_t kPage = 2 << 20;
+  if (!t.is_cpu() || t.nbytes() < 2 * kPage) return t;
+  const auto begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes()) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  return t;
 }
 
 std::vector<std::vector<int64_t>> dims_of(const std::vector<at::Tensor>& tensors) {
@@ -32,6 +45,7 @@ double host_loss(const Program& p, const Program::Run& r, int64_t rows) {
   return (p.composed().divides ? sum / n : sum) + number("penalty", 0);
 }
 
+constexpr size_t kSmallBytes = 1 << 18;  // below, plain loops instead of ATen
 constexpr const char* kClock[] = {"epoch", "update", "samples", "plateaus"};
 
 }  // namespace
@@ -41,11 +55,12 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   program(update_, StepKind::kUpdate);
   const Composed& c = update_->composed();
   const at::TensorOptions options = at::TensorOptions().dtype(to_scalar_type(c.arena)).device(device);
-  parameters_ = at::empty({c.arena_size}, options);
+  parameters_ = arena(c.arena_size, options);
   fixed_["parameters"] = parameters_;
   for (const ArenaPart& p : c.parts) set_weight(p.name, tensor_of(*spec_.step.model->find(p.name)->literal));
-  for (const std::string& s : c.states) fixed_[s] = at::zeros({c.arena_size}, options);
+  for (const std::string& s : c.states) fixed_[s] = arena(c.arena_size, options).zero_();
   for (const std::string& b : c.buffers) fixed_[b] = tensor_of(*spec_.step.model->find(b)->literal).clone().to(device);
+  for (const auto& [name, t] : tensors()) live_.push_back(t);
   rate_ = std::make_unique<Scalar>(c.arena, device);
   step_ = std::make_unique<Scalar>(DType::kDouble, device);
   scale_ = std::make_unique<Scalar>(c.arena, device);
@@ -122,21 +137,35 @@ std::map<std::string, at::Tensor> Trainer::tensors() const {
 }
 
 void Trainer::save(Snapshot& s) const {
-  size_t k = 0;
-  const bool fresh = s.tensors.empty();
-  for (const auto& [name, t] : tensors()) {
-    if (fresh)
-      s.tensors.push_back(t.clone());
-    else
-      s.tensors[k++].copy_(t);
+  if (s.tensors.empty())
+    for (const at::Tensor& t : live_) s.tensors.push_back(arena(t.numel(), t.options()).view(t.sizes()));
+  for (size_t k = 0; k < live_.size(); ++k) {
+    const at::Tensor& t = live_[k];
+    if (t.is_cpu() && t.nbytes() < kSmallBytes && t.is_contiguous()) {
+      std::memcpy(s.tensors[k].data_ptr(), t.const_data_ptr(), t.nbytes());
+    } else {
+      s.tensors[k].copy_(t);
+    }
   }
   s.progress = progress;
 }
 
 void Trainer::restore(const Snapshot& s) {
-  size_t k = 0;
-  for (const auto& [name, t] : tensors()) t.copy_(s.tensors[k++]);
+  for (size_t k = 0; k < live_.size(); ++k) at::Tensor(live_[k]).copy_(s.tensors[k]);
   progress = s.progress;
+}
+
+bool Trainer::finite() const {
+  if (!parameters_.is_cpu() || parameters_.nbytes() >= kSmallBytes || !parameters_.is_floating_point() ||
+      parameters_.element_size() < 4)
+    return std::isfinite(parameters_.sum().item<double>());
+  const auto sum = [n = parameters_.numel()](const auto* p) {
+    double s[4] = {};
+    for (int64_t i = 0; i < n; ++i) s[i & 3] += p[i];
+    return s[0] + s[1] + s[2] + s[3];
+  };
+  return std::isfinite(parameters_.element_size() == 4 ? sum(parameters_.const_data_ptr<float>())
+                                                       : sum(parameters_.const_data_ptr<double>()));
 }
 
 double Trainer::next_rate(int64_t samples) {

@@ -114,6 +114,8 @@ class Trainer {
   std::vector<at::Tensor> checked(const std::vector<at::Tensor>& columns, const Program& p) const;
   double next_rate(int64_t samples);
   void save(Snapshot& s) const;
+  /// Are all weights finite? Asked after every epoch.
+  bool finite() const;
   void restore(const Snapshot& s);
   double mean_loss(Program& p, const std::vector<at::Tensor>& columns, at::Tensor* scores);
 
@@ -122,6 +124,7 @@ class Trainer {
   std::unique_ptr<Program> update_, accumulate_, update_accumulated_, loss_, outputs_;
   at::Tensor parameters_;
   std::map<std::string, at::Tensor> fixed_;
+  std::vector<at::Tensor> live_;  // those of tensors(), in its order
   std::unique_ptr<Scalar> rate_, step_, scale_;
   std::vector<std::pair<std::string, bool>> steps_;
 

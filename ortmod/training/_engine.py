@@ -16,7 +16,7 @@ from ortmod import _C
 from ortmod._errors import DTypeError, ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
 from ortmod.training._pieces import compiled, element_of, loss_piece, piece
-from ortmod.training._values import to_tensor
+from ortmod.training._values import all_finite, to_tensor
 from ortmod.training.excs import ConvergenceError, ConvergenceWarning, EvaluationError
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
@@ -147,7 +147,7 @@ class Engine:
         wanted = ONNX_TO_TORCH[t[0]]
         if tensor.dtype.is_floating_point and not wanted.is_floating_point and bool((tensor != tensor.round()).any()):
             raise DTypeError(f'[train] "{name}": got numbers that are not whole, expected {wanted}')
-        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype.is_floating_point and not all_finite(tensor):
             raise ShapeError(f'[train] "{name}" contains NaN or infinity; drop or fill these rows first')
         tensor = tensor.to(wanted)
         rank = None if t[1] is None else len(t[1])

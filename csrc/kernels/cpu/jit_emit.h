@@ -246,8 +246,27 @@ void Emitter<V>::tanh_(const V& d, const V& x) {
   polynomial(p, s, {0.0020317186f, -0.008053903f, 0.021650132f, -0.05393746f, 0.13333133f, -0.33333328f});
   mul_(p, p, V(s));
   fma213(p, x, x);
-  add(e, a, V(a));
-  exp_(e, e);
+  if constexpr (kWide) {  // exp(2 a), beyond 9.1 of no effect, with as few operations after each other as possible
+    Temp r(*this), n(*this), r2(*this), u(*this), w(*this);
+    splat(r, 9.1);
+    min_(r, r, V(a));
+    mul_(n, r, constant_memory(2.88539008));
+    round_(n, n, 8);
+    fnma231(r, n, constant_memory(0.34657359028));
+    mul_(r2, r, V(r));
+    splat(u, 8 * 0.16666512);
+    fma213(u, r, constant_memory(4 * 0.5));
+    splat(w, 32 * 0.008369595);
+    fma213(w, r, constant_memory(16 * 0.04166619));
+    fma231(w, r2, constant_memory(64 * 0.0013951476));
+    fma213(w, r2, V(u));
+    add(e, r, V(r));
+    fma231(e, w, V(r2));
+    add(e, e, constant_memory(1.0));
+    vscalefps(V(e), V(e), V(n));
+  } else {
+    throw CannotEmit{};
+  }
   add(e, e, constant_memory(1.0));
   splat(s, 2.0);
   div_(e, s, V(e));
