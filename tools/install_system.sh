@@ -17,6 +17,9 @@ have cmake || missing+=(cmake)
 have ninja || missing+=(ninja-build)
 have protoc || missing+=(protobuf-compiler)
 { have g++ && compiles google/protobuf/message.h; } || missing+=(libprotobuf-dev)
+case $(uname -m) in
+  x86_64) { have g++ && compiles xbyak/xbyak.h; } || missing+=(libxbyak-dev) ;;  # without it, pointwise programs are interpreted
+esac
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
 

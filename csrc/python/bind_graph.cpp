@@ -9,6 +9,7 @@
 #include "graph/proto.h"
 #include "graph/symbol.h"
 #include "graph/trainable.h"
+#include "kernels/cpu/jit_memory.h"
 #include "ops/kernel.h"
 #include "ops/op.h"
 #include "passes/edit.h"
@@ -319,6 +320,16 @@ void bind_graph(py::module_& m) {
           [](const Model& m) { return py::make_tuple(py::bytes(to_bytes(*m.graph))); },
           [](const py::tuple& state) { return prepared(from_bytes(std::string_view(state[0].cast<py::bytes>()))); }));
   m.def("operators", &operators);
+  m.def("machine_code", [] {
+    switch (cpu::jit_level()) {
+      case cpu::JitLevel::kAvx512:
+        return "avx512";
+      case cpu::JitLevel::kAvx2:
+        return "avx2";
+      default:
+        return "off";
+    }
+  });
   m.def("newest_opset", &newest_opset, py::arg("domain") = "");
   m.def("register_gradient", [](const std::string& domain, const std::string& op, const py::bytes& rule) {
     register_gradient(domain, op, std::shared_ptr<const Graph>(rule_from_bytes(std::string_view(rule))));

@@ -24,16 +24,15 @@ def to_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-<<<<<<< HEAD
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as a numpy array; bfloat16, which numpy lacks, as float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-=======
+
+
 def all_finite(tensor: torch.Tensor) -> bool:
     """Neither NaN nor infinity; a finite sum says so without another tensor of that size."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
->>>>>>> 58f692e (Less per epoch; half vectors at the edge of small products; huge pages under large arenas)
 
 
 def like(tensor: torch.Tensor, example: Any) -> Any:
