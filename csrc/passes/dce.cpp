@@ -34,9 +34,15 @@ int dce(Graph& g, const PassContext& c) {
     });
   }
   int removed = 0;
+  each_graph(g, [&](const Graph& s) {
+    for (const Node* n : s.nodes()) removed += n->mark == kDead;
+  });
+  if (!removed) {
+    each_graph(g, [&](Graph& s) { s.compact(&c.variable); });
+    return 0;
+  }
   each_graph(g, [&](Graph& s) {
     for (Value* v : s.values()) Graph::forget_uses(v, [](const Use& u) { return u.node->mark == kDead; });
-    for (Node* n : s.nodes()) removed += n->mark == kDead;
   });
   each_graph(g, [&](Graph& s) {
     std::vector<Node*> live;

@@ -27,12 +27,10 @@ class MatMulFuser {
   int run() {
     int changes = 0;
     const std::vector<Node*> nodes = g_.nodes();
+    for (size_t i = 0; i < nodes.size(); ++i) nodes[i]->mark = static_cast<int>(i);
     for (Node* n : nodes)
       if (n->graph == &g_ && fuse(n)) ++changes;
-    if (changes) {
-      g_.compact(&c_.variable);
-      g_.sort();
-    }
+    if (changes) g_.compact(&c_.variable);
     return changes;
   }
 
@@ -172,6 +170,9 @@ class MatMulFuser {
     if (p.c) in.push_back(p.c);
     Node* last = p.y->producer;
     Node* fused = g_.add_node(intern("ortmod", "MatMulT"), in, {p.y}, std::move(attrs), n->name);
+    g_.order().pop_back();  // it stands where the last of its parts stood
+    g_.order()[static_cast<size_t>(last->mark)] = fused;
+    fused->mark = last->mark;
     fused->version = 1;
     fused->origin = n->origin;
     fused->source = n->source;
