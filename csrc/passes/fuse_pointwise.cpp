@@ -140,7 +140,7 @@ class Fuser {
     for (size_t i = g_.nodes().size(); i-- > 0;) {
       Node* n = g_.nodes()[i];
       Info& me = info(n);
-      if (!me.ok || n->out()->uses.empty() || is_output(n->out())) continue;
+      if (!me.ok || n->out()->uses.empty()) continue;
       int level = -1;
       for (const Use& u : n->out()->uses) {
         if (u.node->graph != &g_ || !linked(n, u.node) || (level >= 0 && info(u.node).level != level)) {
