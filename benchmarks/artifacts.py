@@ -158,17 +158,18 @@ def measure(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"case": case.name, "threads": 1, "contender": name, "microseconds": middle}
         row |= {"spread": (high - low) / middle, "over": {}}
         for _, other, bound in (b for b in bounds if b[0] == name and b[1] in taken):
-            ratio = statistics.median(a / b for a, b in zip(times, taken[other], strict=True))
-            row["over"][other] = {"ratio": ratio, "bound": bound}
+            least, ratio, most = statistics.quantiles((a / b for a, b in zip(times, taken[other], strict=True)), n=4)
+            row["over"][other] = {"ratio": ratio, "quartiles": [least, most], "bound": bound}
         rows.append(row)
     return rows
 
 
 def show(row: dict[str, Any]) -> None:
-    over = "".join(
-        f"  / {other} {found['ratio']:.3f} (at most {found['bound']:g}{'' if found['ratio'] <= found['bound'] else ': MISSED'})"
-        for other, found in row["over"].items()
-    )
+    over = ""
+    for other, found in row["over"].items():
+        (least, most), bound = found["quartiles"], found["bound"]
+        verdict = "" if found["ratio"] <= bound else ": MISSED" if least > bound else ": within the spread"
+        over += f"  / {other} {found['ratio']:.3f} ({least:.3f} to {most:.3f}, at most {bound:g}{verdict})"
     print(f"{row['case']:34}{row['contender']:30}{row['microseconds']:10.1f} us {100 * row['spread']:3.0f}%{over}", flush=True)
 
 
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--without", nargs="*", default=[], choices=list(NAMES.values()), help="contenders to leave out")
     parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of a slice")
+    parser.add_argument("--seconds", type=float, default=0.25, help="of a slice")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results")
     options = parser.parse_args()
     print(machine())
