@@ -14,7 +14,7 @@ from stock import StockTrainer
 from torch import nn
 
 import ortmod
-from ortmod import ModelError, OrtmodError
+from ortmod import DTypeError, ModelError, OrtmodError, ShapeError
 from ortmod.training import checkpoint, onnxblock
 from ortmod.training.api import CheckpointState, CosineLRScheduler, LinearLRScheduler, Module, Optimizer
 from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
@@ -300,6 +300,19 @@ def test_arrays_of_every_kind_come_in_and_go_out(tmp_path):
     assert isinstance(tensors, torch.Tensor) and tensors.item() == float(expected)
     assert module(np.asfortranarray(x), y[::-1][::-1]) == expected
     assert module(x[:5], y[:5]) != expected and module(x, y) == expected
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    strided = torch.from_numpy(np.repeat(x, 2, axis=1))[:, ::2]
+    wrapped = torch.nn.Parameter(torch.from_numpy(x.copy()))
+    for same in (fixed, x.astype(">f4"), np.repeat(x, 2, axis=1)[:, ::2], Foreign(x), strided, wrapped):
+        assert module(same, y) == expected, type(same)
+    for wrong, error in ((x.astype(complex), DTypeError), (x.astype(np.float16), DTypeError), (x[0], ShapeError)):
+        with pytest.raises(error):
+            module(wrong, y)
+        assert module(x, y) == expected
+    found = module(x, y)
+    module(x[::-1].copy() * 2, y)
+    assert found == expected  # outputs are memory of their own
     assert module.input_names() == ["x", "labels"] and module.output_names() == ["loss"]
 
 
