@@ -68,9 +68,9 @@ def programs(kind):
     for op in OPS:
         line = TEXT.get(op) or (f"v = {op}(x, y)" if op in "Add Sub Mul Div Max Min PRelu".split() else f"v = {op}(x)")
         text = (
-            f'<ir_version: 10, opset_import: ["": 20]> g ({t}[R, C] x, {t}[R, C] y, {t} s, bool[R, C] flags) => ({t}[R, C] z, {t}[R, C] v)'
-            f" {{ two = Constant <value = {t} {{2}}> () three = Constant <value = {t} {{3}}> () zero = Constant <value = {t} {{0}}> ()"
-            f" {line.format(to=to)} w = Mul(v, s) h = Sub(w, y) z = Max(h, x) }}"
+            f'<ir_version: 10, opset_import: ["": 20]> g ({t}[R, C] x, {t}[R, C] y, {t} s, bool[R, C] flags)'
+            f" => ({t}[R, C] z, {t}[R, C] v) {{ two = Constant <value = {t} {{2}}> () three = Constant <value = {t} {{3}}> ()"
+            f" zero = Constant <value = {t} {{0}}> () {line.format(to=to)} w = Mul(v, s) h = Sub(w, y) z = Max(h, x) }}"
         )
         module = ortmod.OnnxModule(onnx.parser.parse_model(text), trainable=[])
         random = np.random.default_rng(0)
@@ -90,8 +90,8 @@ def fits(kind):
 
     t = "float" if kind is np.float32 else "double"
     for inputs, outputs, batch, last in [
-        (1, 1, 1, ""), (10, 1, 1, "Tanh"), (11, 2, 1, "Sigmoid"), (7, 3, 1, "Relu"), (20, 4, 1, "Tanh"), (33, 5, 2, ""), (64, 1, 3, "Exp"),
-        (9, 8, 1, "Softsign"), (3, 17, 1, "Tanh"),
+        (1, 1, 1, ""), (10, 1, 1, "Tanh"), (11, 2, 1, "Sigmoid"), (7, 3, 1, "Relu"), (20, 4, 1, "Tanh"), (33, 5, 2, ""),
+        (64, 1, 3, "Exp"), (9, 8, 1, "Softsign"), (3, 17, 1, "Tanh"),
     ]:  # fmt: skip
         random = np.random.default_rng(inputs)
         graph = f"p = MatMul(X, w) q = Add(p, b) Y = {last or 'Identity'}(q)"

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -115,7 +116,7 @@ struct Sizes {
   std::vector<Place> places;
   std::vector<Operand> operands;
   StepList list;
-  std::vector<int> step_item;  // item of each step, -1: copy to an output
+  std::vector<int> step_item;                 // item of each step, -1: copy to an output
   std::map<size_t, std::vector<int>> joined;  // of compiled chains: the items of all their steps
   int64_t scratch_bytes = 0, kept_bytes = 0;
   std::vector<uint8_t> by_kernel;  // per step: it goes through ATen
