@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 
+from ortmod import _C
 from ortmod._errors import ModelError, ShapeError
 from ortmod._model import load
 from ortmod.training._engine import Engine, History
@@ -77,25 +78,26 @@ class BaseEstimator(Parameters):
             return LearningRateAdamW(lr=self.learning_rate.eta0)
         return self.learning_rate
 
-    def _weight_names(self) -> list[str]:
+    def _weight_names(self, model: _C.Model | None = None) -> list[str]:
         if self.weights_to_train is not None:
             return list(self.weights_to_train)
-        return [name for name, t, _ in load(self.model_onnx).weights if t[0] in (1, 10, 11, 16)]
+        return [name for name, t, _ in (model or load(self.model_onnx)).weights if t[0] in (1, 10, 11, 16)]
 
-    def _engine_options(self, weighted: bool) -> dict[str, Any]:
+    def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
         raise NotImplementedError
 
     def _make_engine(self, weighted: bool, gradient_norm: bool = False) -> Engine:
+        model = load(self.model_onnx)
         return Engine(
-            self.model_onnx,
-            self._weight_names(),
+            model,
+            self._weight_names(model),
             self._rate(),
             clip_norm=self.clip_norm,
             clip_value=self.clip_value,
             dtype=self.master_dtype,
             device=self.device,
             gradient_norm=gradient_norm,
-            **self._engine_options(weighted),
+            **self._engine_options(model, weighted),
         )
 
     def _columns(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
@@ -154,6 +156,8 @@ class BaseEstimator(Parameters):
         self.n_iter_ = len(history.epochs)
         self.history_ = history.epochs
         self.train_losses_ = history.losses
+        self.input_names_ = [name for name, _, _ in engine.model.inputs]
+        self.output_names_ = [name for name, _, _ in engine.model.outputs]
         return history
 
     def _keep(self, engine: Engine, has_weights: bool) -> None:

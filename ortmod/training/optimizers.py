@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ortmod import _C
 from ortmod._errors import ModelError
 from ortmod._model import load
 from ortmod.training._base_estimator import BaseEstimator
@@ -107,8 +108,8 @@ class OrtGradientOptimizer(BaseEstimator):
         if self.loss_reduction not in ("sum", "mean"):
             raise ValueError(f"loss_reduction: got {self.loss_reduction!r}, expected 'sum' or 'mean'")
 
-    def _engine_options(self, weighted: bool) -> dict[str, Any]:
-        inputs = [name for name, _, _ in load(self.model_onnx).inputs]
+    def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
+        inputs = [name for name, _, _ in model.inputs]
         takes = self.sample_weight_name in inputs
         if weighted and not takes:
             raise RuntimeError(
@@ -145,9 +146,6 @@ class OrtGradientOptimizer(BaseEstimator):
             self._save_gradient()
         history = self._fit(X, y, sample_weight, X_val, y_val)
         self.validation_losses_ = history.validation_losses
-        model = load(self.model_onnx)
-        self.input_names_ = [name for name, _, _ in model.inputs]
-        self.output_names_ = [name for name, _, _ in model.outputs]
         self.loss_index_ = self.output_names_.index(self.loss_output_name)
         return self
 

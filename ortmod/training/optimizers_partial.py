@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ortmod import _C
 from ortmod._errors import ModelError
 from ortmod._model import ONNX_TO_TORCH, load
 from ortmod.training._base_estimator import BaseEstimator, select_penalties
@@ -104,11 +105,11 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
     def needs_grad(self) -> bool:
         return self._rate().needs_grad
 
-    def _engine_options(self, weighted: bool) -> dict[str, Any]:
+    def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
         losses = self.learning_loss if isinstance(self.learning_loss, list) else [self.learning_loss]
         outputs = [
             name
-            for name, (dtype, _, kind), _ in load(self.model_onnx).outputs
+            for name, (dtype, _, kind), _ in model.outputs
             if kind == 0 and ONNX_TO_TORCH[dtype].is_floating_point
         ]
         if len(losses) > len(outputs):
@@ -130,9 +131,6 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         """
         history = self._fit(X, y, sample_weight, X_val, y_val)
         self.validation_losses_ = history.validation_losses if X_val is not None else None
-        model = load(self.model_onnx)
-        self.input_names_ = [name for name, _, _ in model.inputs]
-        self.output_names_ = [name for name, _, _ in model.outputs]
         if self.enable_logging:
             self._log(history.epochs)
         return self
