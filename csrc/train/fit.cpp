@@ -51,9 +51,9 @@ class Total {
   explicit Total(bool on_host) : on_host_(on_host) {}
   void add(const Program& p, const Program::Run& r, int64_t rows) {
     if (!on_host_) return add_tensors(p, r, rows);
-    const Program::Loss l = p.read_loss(r, rows);
-    last_ = l.mean;
-    sum_ += l.mean * l.rows;
+    const Program::Loss l = p.read_sum(r, rows);
+    last_ = l.sum;
+    sum_ += l.sum;
     rows_ += l.rows;
   }
   bool finite() const { return std::isfinite(last_); }
@@ -113,7 +113,12 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
   double best_loss = std::numeric_limits<double>::infinity();
   Watch watch(interrupted);
   for (int64_t e = 0; e < o.epochs; ++e) {
-    save(before);
+    if (pristine_) {  // the model itself is what there is to go back to
+      before.progress = progress;
+      pristine_ = false;
+    } else {
+      save(before);
+    }
     if (accumulates) fixed_["accumulated"].zero_();
     const int64_t samples = progress.samples;
     feed.start(o.shuffle, progress.seed, progress.epoch);

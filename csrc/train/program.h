@@ -50,14 +50,14 @@ class Program {
     const void *loss = nullptr, *weights = nullptr, *penalty = nullptr;
     DType loss_type = DType::kUndefined;
   };
-  /// The mean loss of the last run, and what its sum was divided by; read on the host.
+  /// The loss of the last run times its rows (or their weights); read on the host.
   struct Loss {
-    double mean, rows;
+    double sum, rows;
   };
-  Loss read_loss(const Run& r, int64_t rows) const {
+  Loss read_sum(const Run& r, int64_t rows) const {
     const double n = r.weights ? read_number(r.weights, r.loss_type) : static_cast<double>(rows);
-    const double sum = read_number(r.loss, r.loss_type);
-    return {(c_.divides ? sum / n : sum) + (r.penalty ? read_number(r.penalty, r.loss_type) : 0), n};
+    const double loss = read_number(r.loss, r.loss_type);
+    return {(c_.divides ? loss : loss * n) + (r.penalty ? n * read_number(r.penalty, r.loss_type) : 0), n};
   }
   /// `fixed`: tensor by name of every fixed input but rows and inverse_rows. Frames are kept until clear().
   Run& at(const std::vector<std::vector<int64_t>>& column_dims, const std::map<std::string, at::Tensor>& fixed);

@@ -36,7 +36,10 @@ std::vector<std::vector<int64_t>> dims_of(const std::vector<at::Tensor>& tensors
 
 /// The mean loss of the last run, on any device.
 double host_loss(const Program& p, const Program::Run& r, int64_t rows) {
-  if (r.outputs[0].is_cpu()) return p.read_loss(r, rows).mean;
+  if (r.outputs[0].is_cpu()) {
+    const Program::Loss l = p.read_sum(r, rows);
+    return l.sum / l.rows;
+  }
   const auto number = [&](const char* role, double fallback) {
     const int o = p.output(role);
     return o < 0 ? fallback : r.outputs[static_cast<size_t>(o)].item<double>();
@@ -57,10 +60,10 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   const at::TensorOptions options = at::TensorOptions().dtype(to_scalar_type(c.arena)).device(device);
   parameters_ = arena(c.arena_size, options);
   fixed_["parameters"] = parameters_;
-  for (const ArenaPart& p : c.parts) set_weight(p.name, tensor_of(*spec_.step.model->find(p.name)->literal));
-  for (const std::string& s : c.states) fixed_[s] = arena(c.arena_size, options).zero_();
+  for (const std::string& s : c.states) fixed_[s] = arena(c.arena_size, options);
   for (const std::string& b : c.buffers) fixed_[b] = tensor_of(*spec_.step.model->find(b)->literal).clone().to(device);
   for (const auto& [name, t] : tensors()) live_.push_back(t);
+  reset();
   rate_ = std::make_unique<Scalar>(c.arena, device);
   step_ = std::make_unique<Scalar>(DType::kDouble, device);
   scale_ = std::make_unique<Scalar>(c.arena, device);
@@ -129,11 +132,19 @@ void Trainer::set_weight(const std::string& name, const at::Tensor& value) {
 }
 
 std::map<std::string, at::Tensor> Trainer::tensors() const {
+  pristine_ = false;
   std::map<std::string, at::Tensor> r;
   r["parameters"] = parameters_;
   for (const std::string& s : states()) r[s] = fixed_.at(s);
   for (const std::string& b : buffers()) r[b] = fixed_.at(b);
   return r;
+}
+
+void Trainer::reset() {
+  for (const std::string& s : states()) fixed_.at(s).zero_();
+  for (const std::string& b : buffers()) fixed_.at(b).copy_(tensor_of(*spec_.step.model->find(b)->literal));
+  for (const ArenaPart& p : parts()) set_weight(p.name, tensor_of(*spec_.step.model->find(p.name)->literal));
+  pristine_ = true;
 }
 
 void Trainer::save(Snapshot& s) const {
@@ -151,7 +162,8 @@ void Trainer::save(Snapshot& s) const {
 }
 
 void Trainer::restore(const Snapshot& s) {
-  for (size_t k = 0; k < live_.size(); ++k) at::Tensor(live_[k]).copy_(s.tensors[k]);
+  if (s.tensors.empty()) reset();
+  for (size_t k = 0; k < s.tensors.size(); ++k) at::Tensor(live_[k]).copy_(s.tensors[k]);
   progress = s.progress;
 }
 
@@ -239,6 +251,7 @@ std::vector<at::Tensor> Trainer::outputs(const std::vector<at::Tensor>& inputs) 
 
 double Trainer::step(const std::vector<at::Tensor>& given, double rate) {
   const std::lock_guard lock(mutex_);
+  pristine_ = false;
   const std::vector<at::Tensor> columns = checked(given, *update_);
   Program::Run& r = update_->at(dims_of(columns), fixed_);
   steps_ = update_->steps(r);

@@ -85,10 +85,14 @@ class Trainer {
   std::vector<at::Tensor> outputs(const std::vector<at::Tensor>& inputs);
 
   /// A trained weight of the arena, a view; its dtype is the arena's.
-  at::Tensor weight(const std::string& name) const { return piece(parameters_, name); }
+  at::Tensor weight(const std::string& name) const {
+    pristine_ = false;
+    return piece(parameters_, name);
+  }
   void set_weight(const std::string& name, const at::Tensor& value);
   const std::vector<std::string>& states() const { return update_->composed().states; }
   at::Tensor state(const std::string& state, const std::string& weight) const {
+    pristine_ = false;
     return piece(fixed_.at(state), weight);
   }
   /// Running statistics by name.
@@ -117,6 +121,8 @@ class Trainer {
   /// Are all weights finite? Asked after every epoch.
   bool finite() const;
   void restore(const Snapshot& s);
+  /// Weights and running statistics of the model, states of zeros.
+  void reset();
   double mean_loss(Program& p, const std::vector<at::Tensor>& columns, at::Tensor* scores);
 
   std::recursive_mutex mutex_;
@@ -124,7 +130,8 @@ class Trainer {
   std::unique_ptr<Program> update_, accumulate_, update_accumulated_, loss_, outputs_;
   at::Tensor parameters_;
   std::map<std::string, at::Tensor> fixed_;
-  std::vector<at::Tensor> live_;  // those of tensors(), in its order
+  std::vector<at::Tensor> live_;   // those of tensors(), in its order
+  mutable bool pristine_ = false;  // nobody saw or changed weights and states since they were made from the model
   std::unique_ptr<Scalar> rate_, step_, scale_;
   std::vector<std::pair<std::string, bool>> steps_;
 

@@ -46,6 +46,7 @@ class BaseEstimator(Parameters):
     validation_every: float
     init: str
     random_state: int | None
+    _state: dict[str, Any] | None
     shuffle: bool
     accumulate: int
     clip_norm: float
@@ -117,7 +118,7 @@ class BaseEstimator(Parameters):
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val come together: got one of them")
         engine = self._make_engine(sample_weight is not None, gradient_norm=self.callback is not None)
-        previous = getattr(self, "_state", None) if self.warm_start else None
+        previous = self._reached() if self.warm_start else None
         if previous is not None:
             self._resume(engine, previous)
         else:
@@ -163,7 +164,14 @@ class BaseEstimator(Parameters):
     def _keep(self, engine: Engine, has_weights: bool) -> None:
         self._engine_ = engine
         self._has_weights = has_weights
-        self._state = engine.full_state()
+        self._state = None
+        self._rest = engine.full_state(tensors=False)
+
+    def _reached(self) -> dict[str, Any] | None:
+        """The full state after the last fit; its tensors are copied from the engine when they are asked for."""
+        if getattr(self, "_state", None) is None and getattr(self, "_engine_", None) is not None:
+            self._state = {**self._engine_.full_state(), **self._rest}
+        return getattr(self, "_state", None)
 
     def _lowers(self) -> bool:
         return any(value.name == "plateaus" for value in self._rate().build_schedule().graph.input)
@@ -184,11 +192,12 @@ class BaseEstimator(Parameters):
             engine.set_weights({name: random.standard_normal(tuple(weight.shape))})
 
     def _fitted(self) -> Engine:
-        if getattr(self, "_state", None) is None:
-            raise AttributeError("Method fit must be called before: there is no state yet")
         if getattr(self, "_engine_", None) is None:
+            state = getattr(self, "_state", None)
+            if state is None:
+                raise AttributeError("Method fit must be called before: there is no state yet")
             self._engine_ = self._make_engine(self._has_weights)
-            self._engine_.load_full_state(self._state)
+            self._engine_.load_full_state(state)
         return self._engine_
 
     def _given(self, value: torch.Tensor) -> Any:
@@ -230,6 +239,7 @@ class BaseEstimator(Parameters):
         return graphs
 
     def __getstate__(self) -> dict[str, Any]:
+        self._reached()
         state = {key: value for key, value in self.__dict__.items() if key not in ("_engine_", "_example")}
         state["model_onnx"] = as_proto(self.model_onnx).SerializeToString()
         return copy.copy(state)

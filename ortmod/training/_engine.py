@@ -235,10 +235,13 @@ class Engine:
         """A state of the optimizer for one weight, live."""
         return self.trainer.state(name, weight)
 
-    def full_state(self) -> dict[str, Any]:
-        """Everything that a resumed fit needs: weights, optimizer states, running statistics, counters, seed, torch's generator."""
-        tensors = {name: t.detach().cpu().clone() for name, t in self.trainer.tensors().items()}
-        return {"tensors": tensors, "progress": dict(self.trainer.progress), "generator": torch.get_rng_state()}
+    def full_state(self, tensors: bool = True) -> dict[str, Any]:
+        """Everything that a resumed fit needs: weights, optimizer states, running statistics, counters, seed, torch's generator.
+        `tensors=False`: all but the tensors."""
+        rest = {"progress": dict(self.trainer.progress), "generator": torch.get_rng_state()}
+        if not tensors:
+            return rest
+        return {"tensors": {name: t.detach().cpu().clone() for name, t in self.trainer.tensors().items()}, **rest}
 
     def load_full_state(self, state: Mapping[str, Any], generator: bool = False) -> None:
         """The opposite; `generator=True` sets torch's generator, too (Dropout draws from it)."""

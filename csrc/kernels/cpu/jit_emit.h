@@ -117,7 +117,7 @@ class Emitter : public Xbyak::CodeGenerator {
       f64_ ? vroundpd(d, a, way) : vroundps(d, a, way);
     }
   }
-  static constexpr uint8_t kEq = 0, kUnordered = 3, kNe = 4, kLt = 17, kLe = 18, kGe = 29, kGt = 30;
+  static constexpr uint8_t kEq = 0, kUnordered = 3, kNe = 4, kLt = 17, kLe = 18, kNotGe = 25, kGe = 29, kGt = 30;
   void compare(int mask, const V& a, const Operand& b, uint8_t how) {
     if constexpr (kWide) {
       f64_ ? vcmppd(Opmask(mask), a, b, how) : vcmpps(Opmask(mask), a, b, how);
@@ -225,14 +225,14 @@ void Emitter<V>::sigmoid_(const V& d, const V& x) {
   div_(d, one, V(e));
 }
 
-/// d = a < limit ? small : large with the sign of x
+/// d = a < limit ? small : large with the sign of x; small where a is NaN
 template <class V>
 void Emitter<V>::blend_small(const V& d, const V& x, const V& a, const V& small, const V& large, float limit) {
   Temp sign(*this);
   and_bits(sign, x, sign_bit());
   or_bits(large, large, V(sign));
   const int mask = take_mask();
-  compare(mask, a, constant_memory(limit), kLt);
+  compare(mask, a, constant_memory(limit), kNotGe);
   select(d, mask, small, large);
   give_mask(mask);
 }
@@ -247,11 +247,14 @@ void Emitter<V>::tanh_(const V& d, const V& x) {
   mul_(p, p, V(s));
   fma213(p, x, x);
   if constexpr (kWide) {  // exp(2 a), beyond 9.1 of no effect, with as few operations after each other as possible
-    Temp r(*this), n(*this), r2(*this), u(*this), w(*this);
+    Temp r(*this), n(*this), t(*this), r2(*this), u(*this), w(*this);
     splat(r, 9.1);
     min_(r, r, V(a));
-    mul_(n, r, constant_memory(2.88539008));
-    round_(n, n, 8);
+    // n is rounded by adding 1.5 * 2^23; as its last bits it is then added to the exponent.
+    splat(n, 12582912.0);
+    fma231(n, r, constant_memory(2.88539008));
+    vpslld(V(t), V(n), 23);
+    sub_(n, n, constant_memory(12582912.0));
     fnma231(r, n, constant_memory(0.34657359028));
     mul_(r2, r, V(r));
     splat(u, 8 * 0.16666512);
@@ -263,7 +266,7 @@ void Emitter<V>::tanh_(const V& d, const V& x) {
     add(e, r, V(r));
     fma231(e, w, V(r2));
     add(e, e, constant_memory(1.0));
-    vscalefps(V(e), V(e), V(n));
+    vpaddd(V(e), V(e), V(t));
   } else {
     throw CannotEmit{};
   }
