@@ -112,14 +112,29 @@ void columns(const T* x, T* y, int64_t n, int64_t inner, int64_t begin, int64_t 
       const T* p = x + r0 * inner + j;
       for (int64_t r = r0; r < re; ++r, p += inner)
         for (int v = 0; v < N; ++v)
-          a[v] = R::template join<T>(a[v], R::template element<T>(load(p + v * W, N == 1 ? count : W)));
+          a[v] = R::template join<T>(a[v], R::template element<T>(load(p + v * W, v == N - 1 ? count : W)));
       for (int v = 0; v < N; ++v) total[v] = R::template join<T>(total[v], a[v]);
     }
-    for (int v = 0; v < N; ++v) total[v].store(y + j + v * W, N == 1 ? count : W);
+    for (int v = 0; v < N; ++v) total[v].store(y + j + v * W, v == N - 1 ? count : W);
   };
-  int64_t j = begin;
-  for (; j + 4 * W <= end; j += 4 * W) block(j, W, std::integral_constant<int, 4>{});
-  for (; j < end; j += W) block(j, static_cast<int>(std::min<int64_t>(W, end - j)), std::integral_constant<int, 1>{});
+  for (int64_t j = begin; j < end; j += 4 * W) {
+    const int cols = static_cast<int>(std::min<int64_t>(4 * W, end - j)), vecs = (cols + W - 1) / W,
+              last = cols - (vecs - 1) * W;
+    switch (vecs) {
+      case 1:
+        block(j, last, std::integral_constant<int, 1>{});
+        break;
+      case 2:
+        block(j, last, std::integral_constant<int, 2>{});
+        break;
+      case 3:
+        block(j, last, std::integral_constant<int, 3>{});
+        break;
+      default:
+        block(j, last, std::integral_constant<int, 4>{});
+        break;
+    }
+  }
 }
 
 template <class F>
