@@ -243,3 +243,40 @@ def test_supported_ops_and_explain(net):
     eye = np.eye(4, dtype=np.float32)
     stopped = {w.name: w for w in ortmod.explain(nets.parse(text, A=eye * 2, B=eye * 3)).weights}
     assert stopped["B"].reached and not stopped["A"].reached and "Round" in stopped["A"].stopped
+
+
+def test_bodies_leave_outputs_as_they_are():
+    count, axes = 300, (0, 2)
+    lines = [
+        f"t{i} = Add ({f'y{i - 1}' if i else 'x'}, x)\n y{i} = MeanVarianceNormalization <axes = [0, 2]> (t{i})"
+        for i in range(count)
+    ]
+    declared = ", ".join(f"double[n, 3, 2] y{i}" for i in range(count))
+    head = f'<ir_version: 9, opset_import: ["": 18]> net (double[n, 3, 2] x) => ({declared})'
+    model = onnx.parser.parse_model(head + " {" + "\n".join(lines) + "}")
+    x, dy = torch.randn(4, 3, 2, dtype=torch.double, requires_grad=True), torch.randn(4, 3, 2, dtype=torch.double)
+    wanted, y = [], x
+    for _ in range(count):
+        t = y + x
+        centred = t - t.mean(axes, keepdim=True)
+        y = centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
+        wanted.append(y)
+    (dx,) = torch.autograd.grad(y, [x], dy)
+    built = ortmod.build_gradient(model, wrt=["x"], outputs=f"y{count - 1}")
+    names = [f"y{i}" for i in range(count)]
+    assert [o.name for o in built.graph.output] == [*names, "x_grad"]
+    assert {n.op_type for n in built.graph.node}.isdisjoint({"MeanVarianceNormalization", "Identity"})
+    outputs = run(built, {"x": x.detach().numpy(), f"y{count - 1}_grad": dy.numpy()})
+    nets.close(torch.from_numpy(outputs["x_grad"]), dx)
+    layer = ortmod.OnnxModule(model)
+    assert layer.output_names == tuple(names)
+    for name, theirs, ours in zip(names, wanted, layer(x.detach()), strict=True):
+        nets.close(torch.from_numpy(outputs[name]), theirs.detach())
+        nets.close(ours, theirs.detach())
+
+
+def test_no_form_is_old_from_opset_16_on():
+    text = '<ir_version: 9, opset_import: ["": %d]> net (float[n, 6] x, int64[k] i) => (float[k, 6] y) { y = Gather (x, i) }'
+    for opset, old in ((13, True), (15, True), (16, False), (18, False)):
+        graph = ortmod._C.Model.from_bytes(onnx.parser.parse_model(text % opset).SerializeToString())
+        assert bool(graph.old_forms(ortmod._C.GradientOptions(["x"], []))) == old

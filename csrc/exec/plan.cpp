@@ -17,13 +17,15 @@ at::Tensor tensor_of(const LiteralPtr& l) {
 
 /// Operators without a kernel are replaced by their bodies.
 void expand_without_kernel(Graph& g) {
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   for (bool changed = true; changed;) {
     changed = false;
     const std::vector<Node*> nodes = g.nodes();
     for (Node* n : nodes) {
       const OpDef* def = find_op(*n);
       if (def && def->kernel) continue;
-      if (!def || !expand_node(g, n)) fail(ErrorKind::kUnsupportedOp, "plan", "the operator cannot be run", *n);
+      if (!def || !expand_node(g, n, outputs))
+        fail(ErrorKind::kUnsupportedOp, "plan", "the operator cannot be run", *n);
       changed = true;
     }
     if (changed) {

@@ -59,6 +59,7 @@ bool on_path(const Node& n, const Flags& active, const NodeSet& useful) {
 
 /// Nodes on the path without a rule are replaced by their bodies; those without either are reported together.
 void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Value*>& outputs) {
+  const ValueSet graph_outputs(g.outputs.begin(), g.outputs.end());
   for (bool changed = true; changed;) {
     changed = false;
     const Flags active = active_values(g, wrt);
@@ -67,7 +68,7 @@ void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Val
     const std::vector<Node*> nodes = g.nodes();
     for (Node* n : nodes) {
       if (has_rule(*n) || !on_path(*n, active, useful)) continue;
-      if (expand_node(g, n)) {
+      if (expand_node(g, n, graph_outputs)) {
         changed = true;
       } else {
         missing += (missing.empty() ? "" : ",") + where(*n);
@@ -257,13 +258,15 @@ std::vector<Value*> resolve_wrt(const Graph& g, const std::vector<std::string>& 
 std::vector<Value*> resolve_outputs(const Graph& g, const std::vector<std::string>& names, const Flags& active) {
   std::vector<Value*> r;
   if (names.empty()) {
+    ValueSet seen;
     for (Value* v : g.outputs)
-      if (active.contains(v) && std::find(r.begin(), r.end(), v) == r.end()) r.push_back(v);
+      if (active.contains(v) && seen.insert(v)) r.push_back(v);
     return r;
   }
+  const ValueSet known(g.outputs.begin(), g.outputs.end());
   for (const std::string& name : names) {
     Value* v = g.find(name);
-    if (!v || !g.is_output(v)) fail(ErrorKind::kGradient, "differentiate", "no output \"" + name + "\" in the graph");
+    if (!known.contains(v)) fail(ErrorKind::kGradient, "differentiate", "no output \"" + name + "\" in the graph");
     if (!is_float(v->type.dtype))
       fail(ErrorKind::kGradient, "differentiate",
            "output \"" + name + "\" is not a float tensor: got " + to_string(v->type));
@@ -289,6 +292,7 @@ void name_gradient(Graph& g, Value* v, const std::string& want, const Flags& tak
 }  // namespace
 
 std::vector<OldForm> old_forms(const Graph& g, const GradientOptions& options) {
+  if (g.opset() >= kLastCheaperForm) return {};
   OldForms found;
   try {
     const Joint j = differentiate(g, options);
@@ -308,12 +312,8 @@ Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& opti
   Graph& g = *j.graph;
   j.num_outputs = g.outputs.size();
   const std::vector<Value*> wrt = resolve_wrt(g, options.wrt);
-  std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active_values(g, wrt));
-  std::vector<std::string> output_names;
-  for (const Value* v : outputs) output_names.push_back(v->name);
+  const std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active_values(g, wrt));
   expand_path(g, wrt, outputs);
-  outputs.clear();
-  for (const std::string& n : output_names) outputs.push_back(g.find(n));
   const Flags active = active_values(g, wrt);
 
   Reverse reverse(g);

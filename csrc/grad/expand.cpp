@@ -4,35 +4,53 @@
 
 namespace ortmod {
 
-bool expand_node(Graph& g, Node* n) {
+namespace {
+
+/// `v` is computed in place of `old`, in whatever reads either; the name and the place among the outputs stay.
+void take_over(Graph& g, Value* old, Value* v) {
+  if (old->type.has_rank) {  // what was known of the node's output stays known
+    if (!v->type.has_rank) v->type = old->type;
+    for (size_t k = 0; k < old->type.dims.size(); ++k)
+      if (!is_known(v->type.dims[k]) && old->type.dims[k] != kAnyDim) v->type.dims[k] = old->type.dims[k];
+  }
+  old->type = v->type;
+  old->host = v->host;
+  g.exchange(old, v);
+  g.redirect(v, old);
+}
+
+}  // namespace
+
+bool expand_node(Graph& g, Node* n, const ValueSet& outputs) {
   const OpDef* def = find_op(*n);
   if (!def || !def->body) return false;
   report_rules_of(*n);
   Builder b(g, infer_node, n->origin);
   b.set_source(n->source.empty() ? n->name : n->source);
   Grad view(*n, b, {}, {});
+  const auto first = static_cast<std::ptrdiff_t>(g.nodes().size());
   const Grads out = def->body(view);
+  const NodeSet made(g.nodes().begin() + first, g.nodes().end());
+  ValueMap taken;  // a value of the body -> the output that it has become
   for (size_t i = 0; i < n->outputs.size(); ++i) {
     Value* old = n->outputs[i];
     if (!old) continue;
     if (i >= out.size() || !out[i]) {
-      if (old->uses.empty() && !g.is_output(old)) continue;
+      if (old->uses.empty() && !outputs.contains(old)) continue;
       fail(ErrorKind::kGradient, "expand", "the body gives no output " + std::to_string(i), *n);
     }
-    Value* fresh = out[i].value();
-    const std::string name = old->name;
-    const bool is_new =
-        fresh->producer && fresh->producer->graph == &g && !g.is_output(fresh) && fresh->name.starts_with("v_");
-    if (g.is_output(old) && !is_new) fresh = unary("Identity", out[i]).value();
-    if (is_new && old->type.has_rank) {  // what was known of the node's output stays known
-      if (!fresh->type.has_rank) fresh->type = old->type;
-      for (size_t k = 0; k < old->type.dims.size(); ++k)
-        if (!is_known(fresh->type.dims[k]) && old->type.dims[k] != kAnyDim) fresh->type.dims[k] = old->type.dims[k];
+    Value* v = out[i].value();
+    if (Value* const* became = taken.find(v))
+      v = *became;
+    else if (v->producer && made.contains(v->producer)) {
+      taken[v] = old;
+      take_over(g, old, v);
+      continue;
     }
-    g.replace_uses(old, fresh);
-    if (g.is_output(fresh) || is_new) {
-      g.rename(old, name + "_fused");
-      g.rename(fresh, name);
+    if (outputs.contains(old)) {
+      take_over(g, old, unary("Identity", b.wrap(v)).value());
+    } else {
+      g.redirect(old, v);
     }
   }
   g.remove(n);
@@ -40,12 +58,13 @@ bool expand_node(Graph& g, Node* n) {
 }
 
 void expand_bodies(Graph& g) {
+  const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   for (bool changed = true; changed;) {
     changed = false;
     const std::vector<Node*> nodes = g.nodes();
     for (Node* n : nodes) {
       if (n->op->domain != "ortmod") continue;
-      if (!expand_node(g, n)) fail(ErrorKind::kGradient, "expand", "a node of domain ortmod has no body", *n);
+      if (!expand_node(g, n, outputs)) fail(ErrorKind::kGradient, "expand", "a node of domain ortmod has no body", *n);
       changed = true;
     }
     if (changed) {

@@ -1,6 +1,8 @@
 // Rules and bodies that write an old form report it.
 #include "ops/old_form.h"
 
+#include <stdexcept>
+
 namespace ortmod {
 namespace {
 
@@ -18,6 +20,7 @@ void report_rules_of(const Node& n) {
 }
 
 void cheaper_from(int opset, const std::string& cost) {
+  if (opset > kLastCheaperForm) throw std::logic_error("kLastCheaperForm is too low");
   if (current) current->list.push_back({current->node, opset, cost});
 }
 

@@ -7,6 +7,9 @@
 
 namespace ortmod {
 
+/// From this opset of ai.onnx on there is no old form.
+inline constexpr int kLastCheaperForm = 16;
+
 struct OldForm {
   std::string node;  // the forward node and the operator whose gradient it is
   int opset;         // that has the cheap form
@@ -29,7 +32,7 @@ class OldForms {
 
 /// The node whose rule or body is about to be asked.
 void report_rules_of(const Node& n);
-/// To call before writing (or failing for want of) a form that opset `opset` has cheaper.
+/// To call before writing (or failing for want of) a form that opset `opset` <= kLastCheaperForm has cheaper.
 void cheaper_from(int opset, const std::string& cost);
 
 }  // namespace ortmod
