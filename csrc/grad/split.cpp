@@ -123,12 +123,14 @@ class Cutter {
     return c;
   }
 
-  void copy_nodes(Graph& to, const NodeSet& nodes, ValueMap& map) const {
+  /// Names are those of one graph, so that they are free where nothing else was named before.
+  void copy_nodes(Graph& to, const NodeSet& nodes, ValueMap& map, bool names_are_free) const {
+    to.reserve(nodes.size(), nodes.size());
     for (const Node* n : g_.nodes()) {
       if (!nodes.contains(n)) continue;
       for (const Value* v : n->inputs)
         if (v && !v->producer) source(to, v, map);
-      to.copy_node(*n, map);
+      to.copy_node(*n, map, names_are_free);
     }
   }
 
@@ -171,7 +173,7 @@ class Cutter {
     for (const Value* v : g_.inputs) read(v);
     for (const Value* v : g_.weights) read(v);
     for (size_t i = 0; i < j_.num_outputs; ++i) read(g_.outputs[i]);
-    copy_nodes(*to, back_, map);
+    copy_nodes(*to, back_, map, shapes.empty());
     for (const Value* v : j_.grads) to->outputs.push_back(v->producer ? map.at(v) : source(*to, v, map));
     return to;
   }
@@ -201,7 +203,7 @@ class Cutter {
       for (const Value* x : v->producer->inputs)
         if (x) todo.push_back(x);
     }
-    copy_nodes(*to, nodes, map);
+    copy_nodes(*to, nodes, map, true);
     for (size_t i = 0; i < j_.num_outputs; ++i)
       to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
     for (const Value* v : ordered(shapes_))

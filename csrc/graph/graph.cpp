@@ -121,7 +121,7 @@ namespace {
 constexpr size_t kLong = 64;  // uses that are not searched through
 
 void hint(const Use& u, size_t at) {
-  auto& hints = u.node->use_hints;
+  std::vector<uint32_t>& hints = u.node->use_hints.own();
   const auto i = static_cast<size_t>(u.index);
   if (hints.size() <= i) hints.resize(i + 1);
   hints[i] = static_cast<uint32_t>(at);
@@ -130,9 +130,11 @@ void hint(const Use& u, size_t at) {
 }  // namespace
 
 void Graph::attach(Node* n, size_t i, Value* v) {
-  const Use u{n, static_cast<int>(i)};
-  hint(u, v->uses.size());
-  v->uses.push_back(u);
+  v->uses.push_back({n, static_cast<int>(i)});
+  if (v->uses.size() > kLong)
+    hint(v->uses.back(), v->uses.size() - 1);
+  else if (v->uses.size() == kLong)
+    hint_uses(v);
 }
 
 void Graph::hint_uses(Value* v) {
@@ -148,7 +150,8 @@ void Graph::detach(Node* n, size_t i, Value* v) {
     uses.erase_if([&](const Use& o) { return o == u; });
     return;
   }
-  size_t at = i < n->use_hints.size() ? n->use_hints[i] : uses.size();
+  const std::vector<uint32_t>& hints = *n->use_hints;
+  size_t at = i < hints.size() ? hints[i] : uses.size();
   if (at >= uses.size() || !(uses[at] == u))
     at = static_cast<size_t>(std::find(uses.begin(), uses.end(), u) - uses.begin());
   if (at == uses.size()) return;
@@ -339,8 +342,6 @@ void Graph::sort() {
 }
 
 bool Graph::is_output(const Value* v) const { return std::find(outputs.begin(), outputs.end(), v) != outputs.end(); }
-
-Node* Graph::copy_node(const Node& n, ValueMap& map) { return copy_node(n, map, false); }
 
 Node* Graph::copy_node(const Node& n, ValueMap& map, bool names_are_free) {
   Values in, out;

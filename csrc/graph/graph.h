@@ -15,6 +15,7 @@
 #include "graph/literal.h"
 #include "graph/name_table.h"
 #include "graph/pointer_map.h"
+#include "graph/rare.h"
 #include "graph/slab.h"
 #include "graph/type.h"
 
@@ -40,10 +41,12 @@ inline Op intern(std::string_view name) { return intern("", name); }
 struct AttrRef {
   std::string name;
 };
-using Attr =
-    std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>,
-                 LiteralPtr, std::shared_ptr<Graph>, std::vector<std::shared_ptr<Graph>>, AttrRef, Type>;
+using Attr = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
+                          std::vector<std::string>, LiteralPtr, std::shared_ptr<Graph>,
+                          std::vector<std::shared_ptr<Graph>>, AttrRef, std::shared_ptr<const Type>>;
 using Attrs = std::vector<std::pair<std::string, Attr>>;
+
+using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 /// Integer elements known without running (a shape, axes, an index); elements may be symbolic dimensions.
 struct HostInts {
@@ -65,8 +68,7 @@ struct Value {
   SmallVec<Use, 2> uses;
   std::shared_ptr<const HostInts> host;  // elements known at import, of a computed value
   LiteralPtr literal;                    // of an initializer or constant (or the default of an input)
-  std::vector<std::pair<std::string, std::string>>
-      metadata;  // of its value_info (exporters write there what a weight was)
+  Rare<Metadata> metadata;               // of its value_info (exporters write there what a weight was)
   Graph* graph = nullptr;
   bool is_constant() const { return literal && !producer; }
 };
@@ -76,16 +78,17 @@ enum class Origin : uint8_t { kForward, kGradient, kRecomputed };
 struct Node {
   Op op = nullptr;
   int version = 0;  // opset of its domain
-  Values inputs;    // null: absent optional input
-  Values outputs;   // null: not wanted
+  Origin origin = Origin::kForward;
+  int mark = 0;    // scratch for algorithms
+  Values inputs;   // null: absent optional input
+  Values outputs;  // null: not wanted
   Attrs attrs;
   std::string name;
-  Origin origin = Origin::kForward;
   std::string source;  // name of the forward node that a gradient node belongs to
-  std::vector<std::pair<std::string, std::string>> metadata;
+  Rare<Metadata> metadata;
   Graph* graph = nullptr;
-  int mark = 0;                     // scratch for algorithms
-  SmallVec<uint32_t, 3> use_hints;  // the graph's: where input i stands in the uses of its value, if they are many
+  Rare<std::vector<uint32_t>>
+      use_hints;  // the graph's: where input i stands in the uses of its value, if they are many
 
   const Attr* find(std::string_view key) const;
   void set(std::string_view key, Attr value);
@@ -118,7 +121,7 @@ class Graph {
   std::string name, doc;
   std::map<std::string, int> opsets;  // domain -> version ("" is ai.onnx); empty in a sub-graph: ask opset()
   int64_t ir_version = 0;
-  std::vector<std::pair<std::string, std::string>> metadata;
+  Metadata metadata;
   std::vector<Value*> inputs;   // graph inputs, initializers not among them
   std::vector<Value*> outputs;  // may repeat, may be an input or an initializer
   std::vector<Value*> weights;  // initializers and constants: values with a literal and no producer
@@ -172,8 +175,8 @@ class Graph {
   /// Deep copy; `map` receives old value -> new value.
   std::unique_ptr<Graph> clone(ValueMap* map = nullptr, Graph* parent = nullptr) const;
   /// Copies one node into this graph with inputs mapped through `map` (missing keys: the same value, for outer scope);
-  /// extends `map` by its outputs.
-  Node* copy_node(const Node& n, ValueMap& map);
+  /// extends `map` by its outputs. `names_are_free`: no value has the name of one of the outputs.
+  Node* copy_node(const Node& n, ValueMap& map, bool names_are_free = false);
   /// Room for that many more.
   void reserve(size_t n_nodes, size_t n_values);
 
@@ -185,7 +188,6 @@ class Graph {
   static void unlink_captures(const Node& n);
   bool is_taken(std::string_view name) const;
   Value* make_value(std::string unique);
-  Node* copy_node(const Node& n, ValueMap& map, bool names_are_free);
   Graph* parent_;
   Slab<Node> node_memory_;
   Slab<Value> value_memory_;

@@ -1,4 +1,5 @@
 // ModelProto -> Graph: attributes, Constant nodes and calls of local functions.
+#include <algorithm>
 #include <mutex>
 
 #include "graph/canon.h"
@@ -72,7 +73,7 @@ Attr ModelReader::read_attr(onnx::AttributeProto& a, const Place& at, const std:
     case onnx::AttributeProto::SPARSE_TENSOR:
       return tensors_.read(*a.mutable_sparse_tensor(), a.name());
     case onnx::AttributeProto::TYPE_PROTO:
-      return read_type(a.tp(), a.name());
+      return std::make_shared<const Type>(read_type(a.tp(), a.name()));
     case onnx::AttributeProto::GRAPH:
       return std::shared_ptr<Graph>(read_graph(*a.mutable_g(), &at, at.depth + 1));
     case onnx::AttributeProto::GRAPHS: {
@@ -187,6 +188,9 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, Values
   boundary.resize(static_cast<size_t>(f.input_size()));
   std::vector<std::string> wanted;
   for (int i = 0; i < p.output_size(); ++i) {
+    const auto first = p.output().begin(), here = first + i;
+    if (!here->empty() && std::find(first, here, *here) != here)
+      bad("the name \"" + shown(*here) + "\" is given to two values" + label(p));
     wanted.push_back(p.output(i).empty() ? std::string() : graph_name(p.output(i), at, label(p)));
     if (!wanted.back().empty() && !marked) frame.outputs.emplace(f.output(i), wanted.back());
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "google/protobuf/arena.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "graph/schema.h"
@@ -142,6 +143,7 @@ void ModelReader::collect_names(const onnx::GraphProto& p) {
 }
 
 std::string ModelReader::fresh(const std::string& base) {
+  if (!std::exchange(collected_, true)) collect_names(model_.graph());
   if (used_.insert(base).second) return base;
   for (int& i = copies_.try_emplace(base, 1).first->second;;)
     if (std::string name = base + "_" + std::to_string(++i); used_.insert(name).second) return name;
@@ -167,8 +169,7 @@ std::unique_ptr<Graph> ModelReader::read() {
 /// The name in the graph of the value called `name` at this place.
 std::string ModelReader::graph_name(const std::string& name, const Place& at, const std::string& by) {
   check_text(name, "a name");
-  if (at.scope->names.contains(name) || !at.scope->reserved.emplace(name, true).second)
-    bad("the name \"" + shown(name) + "\" is given to two values" + by);
+  if (at.scope->names.contains(name)) bad("the name \"" + shown(name) + "\" is given to two values" + by);
   if (at.frame) {
     const auto it = at.depth == at.frame->depth ? at.frame->outputs.find(name) : at.frame->outputs.end();
     return it != at.frame->outputs.end() ? it->second : fresh(at.frame->prefix + name);
@@ -198,7 +199,6 @@ std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place*
     g->ir_version = model_.ir_version();
     g->metadata = metadata(model_.metadata_props());
     root_ = g.get();
-    collect_names(p);
   }
   check_text(p.name(), "the name of the graph");
   g->name = p.name();
@@ -210,7 +210,6 @@ std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place*
                n_values = n_nodes + static_cast<size_t>(p.initializer_size());
   g->reserve(n_nodes, n_values);
   scope.names.reserve(n_values);
-  scope.reserved.reserve(n_values);
   for (auto& v : *p.mutable_value_info()) scope.infos.emplace(v.name(), &v);
   for (auto& v : *p.mutable_output()) scope.infos.emplace(v.name(), &v);
   read_values(p, at);
@@ -367,7 +366,8 @@ void ModelReader::undefined(const NodeList& nodes, size_t index, const std::stri
 
 namespace {
 
-void parse(std::string_view bytes, onnx::ModelProto& model) {
+/// The message lies in a few large pieces of memory: its parts are hundreds of thousands in a large model.
+onnx::ModelProto& parse(std::string_view bytes, google::protobuf::Arena& arena) {
   if (bytes.empty()) bad("the model is empty (0 bytes)");
   if (bytes.size() > INT_MAX)
     bad("the model is larger than 2 GiB: got " + std::to_string(bytes.size()) +
@@ -375,24 +375,24 @@ void parse(std::string_view bytes, onnx::ModelProto& model) {
   google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   google::protobuf::io::CodedInputStream coded(&stream);
   coded.SetRecursionLimit(kParseDepth);
+  auto& model = *google::protobuf::Arena::CreateMessage<onnx::ModelProto>(&arena);
   if (!model.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
     bad("the bytes are not an ONNX model (truncated, damaged, or another format): got " + std::to_string(bytes.size()) +
         " bytes");
+  return model;
 }
 
 }  // namespace
 
 std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir, const Literals& given) {
-  onnx::ModelProto model;
-  parse(bytes, model);
-  return ModelReader(model, base_dir, given).read();
+  google::protobuf::Arena arena;
+  return ModelReader(parse(bytes, arena), base_dir, given).read();
 }
 
 std::unique_ptr<Graph> rule_from_bytes(std::string_view bytes) {
-  onnx::ModelProto model;
-  parse(bytes, model);
+  google::protobuf::Arena arena;
   const Literals none;
-  ModelReader reader(model, "", none);
+  ModelReader reader(parse(bytes, arena), "", none);
   reader.keep_references();
   return reader.read();
 }

@@ -31,7 +31,6 @@ class ModelReader {
     const Scope* outer = nullptr;
     std::unordered_map<std::string, Value*> names;
     std::unordered_map<std::string, ortmod_onnx::ValueInfoProto*> infos;
-    std::unordered_map<std::string, bool> reserved;
     bool find(const std::string& name, Value** v) const;
   };
   struct Place;
@@ -85,7 +84,8 @@ class ModelReader {
   Opsets opsets_;
   Graph* root_ = nullptr;
   std::unordered_map<std::string, ortmod_onnx::FunctionProto*> functions_;
-  std::unordered_set<std::string> used_;
+  std::unordered_set<std::string> used_;  // all names of the file, once a fresh one was needed
+  bool collected_ = false;
   std::unordered_map<std::string, int> copies_;  // the last number given to a name that is taken
   size_t nodes_read_ = 0, nodes_inlined_ = 0;
   bool keep_references_ = false;  // attribute references outside of functions stay

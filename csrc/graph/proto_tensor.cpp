@@ -163,7 +163,7 @@ LiteralPtr TensorReader::read(onnx::TensorProto& t, bool movable, const std::str
           what);
     constexpr size_t kSmall = 4096;
     if (!movable || bytes < kSmall) return Literal::copy(dtype, dims, t.raw_data().data(), bytes);
-    const std::shared_ptr<const std::string> owner(t.release_raw_data());
+    const auto owner = std::make_shared<const std::string>(std::move(*t.mutable_raw_data()));
     return std::make_shared<const Literal>(dtype, dims, owner, owner->data(), bytes);
   }
   if (t.has_raw_data() && !t.raw_data().empty()) bad("both raw data and typed data are given", what);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "google/protobuf/arena.h"
 #include "graph/proto.h"
 #include "graph/proto_io.h"
 #include "graph/schema.h"
@@ -56,7 +57,7 @@ class Writer {
 };
 
 template <class List>
-void metadata(const std::vector<std::pair<std::string, std::string>>& from, List* to) {
+void metadata(const Metadata& from, List* to) {
   for (const auto& [key, value] : from) {
     auto* e = to->Add();
     e->set_key(key);
@@ -91,7 +92,7 @@ void Writer::value_info(const Value* v, onnx::ValueInfoProto* p) {
   p->set_name(v->name);
   if (v->producer && v->producer->is("ai.onnx.ml", "ZipMap")) return write_maps(*v->producer, p->mutable_type());
   if (v->type.dtype != DType::kUndefined) write_type(v->type, p->mutable_type());
-  metadata(v->metadata, p->mutable_metadata_props());
+  metadata(*v->metadata, p->mutable_metadata_props());
 }
 
 void Writer::graph(const Graph& g, onnx::GraphProto* p, bool top) {
@@ -146,9 +147,9 @@ void Writer::attr(const std::string& key, const Attr& value, const Node& n, onnx
   } else if (const auto* gs = std::get_if<std::vector<std::shared_ptr<Graph>>>(&value)) {
     a->set_type(A::GRAPHS);
     for (const auto& x : *gs) graph(*x, a->add_graphs(), false);
-  } else if (const auto* t = std::get_if<Type>(&value)) {
+  } else if (const auto* t = std::get_if<std::shared_ptr<const Type>>(&value)) {
     a->set_type(A::TYPE_PROTO);
-    write_type(*t, a->mutable_tp());
+    write_type(**t, a->mutable_tp());
   } else {
     fail(ErrorKind::kModel, "export", "attribute \"" + key + "\" refers to an attribute of a function", n);
   }
@@ -168,7 +169,7 @@ void Writer::node(const Node& n, onnx::NodeProto* p) {
   for (const Value* v : n.inputs) p->add_input(v ? v->name : std::string());
   for (const Value* v : n.outputs) p->add_output(v ? v->name : std::string());
   for (const auto& [key, value] : n.attrs) attr(key, value, n, p->add_attribute());
-  metadata(n.metadata, p->mutable_metadata_props());
+  metadata(*n.metadata, p->mutable_metadata_props());
 }
 
 bool has_own_nodes(const Graph& g) {
@@ -183,8 +184,7 @@ bool has_own_nodes(const Graph& g) {
   });
 }
 
-onnx::ModelProto header(const Graph& g, const WriteOptions& options) {
-  onnx::ModelProto m;
+void header(const Graph& g, const WriteOptions& options, onnx::ModelProto& m) {
   m.set_ir_version(std::max<int64_t>(g.ir_version ? g.ir_version : ir_version_of_opset(g.opset()), kOldestIr));
   m.set_producer_name(options.producer);
   for (const auto& [domain, version] : g.opsets) {
@@ -199,8 +199,19 @@ onnx::ModelProto header(const Graph& g, const WriteOptions& options) {
     o->set_version(1);
   }
   metadata(g.metadata, m.mutable_metadata_props());
-  return m;
 }
+
+/// A message in a few large pieces of memory: those of a large model are hundreds of thousands.
+class Message {
+ public:
+  Message(const Graph& g, const WriteOptions& options) { header(g, options, *m_); }
+  onnx::ModelProto* operator->() { return m_; }
+  onnx::ModelProto& operator*() { return *m_; }
+
+ private:
+  google::protobuf::Arena arena_;
+  onnx::ModelProto* m_ = google::protobuf::Arena::CreateMessage<onnx::ModelProto>(&arena_);
+};
 
 /// Bytes of all tensors of the graph and of its sub-graphs.
 size_t tensor_bytes(const Graph& g) {
@@ -273,19 +284,19 @@ class NewFile {
 
 std::string to_bytes(const Graph& g, const WriteOptions& options) {
   if (tensor_bytes(g) > INT_MAX) bad("the model would be larger than 2 GiB: write it to a file");
-  onnx::ModelProto m = header(g, options);
-  Writer(options, false, "").graph(g, m.mutable_graph(), true);
-  return serialized(m);
+  Message m(g, options);
+  Writer(options, false, "").graph(g, m->mutable_graph(), true);
+  return serialized(*m);
 }
 
 void to_file(const Graph& g, const std::string& path, const WriteOptions& options, size_t inline_limit) {
   const bool external = tensor_bytes(g) > inline_limit;
   const size_t slash = path.rfind('/');
   const std::string data_path = path + ".data";
-  onnx::ModelProto m = header(g, options);
+  Message m(g, options);
   Writer writer(options, external, data_path.substr(slash == std::string::npos ? 0 : slash + 1));
-  writer.graph(g, m.mutable_graph(), true);
-  const std::string bytes = serialized(m);
+  writer.graph(g, m->mutable_graph(), true);
+  const std::string bytes = serialized(*m);
   NewFile model(path);
   model.write(bytes.data(), bytes.size());
   if (external) {

@@ -100,7 +100,7 @@ int attr_type(const Attr& a) {
     int operator()(const std::shared_ptr<Graph>&) const { return 5; }
     int operator()(const std::vector<std::shared_ptr<Graph>>&) const { return 10; }
     int operator()(const AttrRef&) const { return 0; }
-    int operator()(const Type&) const { return 13; }
+    int operator()(const std::shared_ptr<const Type>&) const { return 13; }
   };
   return std::visit(Code{}, a);
 }

@@ -106,7 +106,7 @@ std::string attr_text(const std::string& key, const Attr& a, const std::string& 
     return named("strings", "[" + joined(*v, [](const std::string& x) { return quoted(x); }) + "]");
   if (const auto* l = std::get_if<LiteralPtr>(&a))
     return named("tensor", tensor_type((*l)->type()) + " " + (has_elements(**l) ? elements(**l) : "{...}"));
-  if (const auto* t = std::get_if<Type>(&a)) return named("type_proto", type_text(*t));
+  if (const auto* t = std::get_if<std::shared_ptr<const Type>>(&a)) return named("type_proto", type_text(**t));
   if (const auto* r = std::get_if<AttrRef>(&a)) return id(key) + " = @" + r->name;
   std::string body;
   if (const auto* g = std::get_if<std::shared_ptr<Graph>>(&a)) {

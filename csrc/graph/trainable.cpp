@@ -31,7 +31,7 @@ bool is_constant_content(const Literal& l) {
 
 /// The module that a node belongs to: its innermost scope but the node itself.
 std::string module_of(const Node& n) {
-  const std::string* scopes = metadata(n.metadata, kScopesKey);
+  const std::string* scopes = metadata(*n.metadata, kScopesKey);
   if (!scopes) return "";
   const size_t end = scopes->rfind(", '");
   return end == std::string::npos ? *scopes : scopes->substr(0, end);
@@ -124,7 +124,7 @@ std::string joined(const std::vector<std::string>& words) {
 }
 
 void decide(WeightChoice& c, const Value& w, Rule& rule) {
-  const std::string* kind = metadata(w.metadata, kKindKey);
+  const std::string* kind = metadata(*w.metadata, kKindKey);
   for (const Use& u : w.uses) c.consumers.push_back(label(*u.node));
   if (!is_float(w.literal->dtype())) {
     c.role = "constant";

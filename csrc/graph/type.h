@@ -71,9 +71,9 @@ enum class Kind : uint8_t { kTensor, kSequence, kOptional, kMap, kOptionalSequen
 struct Type {
   DType dtype = DType::kUndefined;
   Kind kind = Kind::kTensor;
+  DType key = DType::kUndefined;  // of a map
   bool has_rank = false;
   Dims dims;
-  DType key = DType::kUndefined;  // of a map
 
   Type() = default;
   Type(DType t, Dims d) : dtype(t), has_rank(true), dims(std::move(d)) {}
