@@ -8,7 +8,21 @@
 namespace ortmod {
 namespace {
 
-size_t hash_of(std::string_view name) { return std::hash<std::string_view>{}(name); }
+constexpr int kBlockBits = 3;
+
+/// Names are made in numbered rows (v_17, v_18, or h17_grad): eight neighbours go to eight neighbouring entries.
+size_t hash_of(std::string_view name) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  size_t end = name.size();
+  while (end > 0 && !is_digit(name[end - 1])) --end;
+  size_t begin = end, number = 0;
+  while (begin > 0 && end - begin < 2 && is_digit(name[begin - 1])) --begin;
+  for (size_t i = begin; i < end; ++i) number = 10 * number + static_cast<size_t>(name[i] - '0');
+  const std::hash<std::string_view> hash;
+  const size_t block =
+      hash(name.substr(0, begin)) + 0x9E3779B97F4A7C15ull * (hash(name.substr(end)) + (number >> kBlockBits));
+  return (block ^ block >> 32) << kBlockBits | (number & ((1u << kBlockBits) - 1));
+}
 
 constexpr size_t kSmallest = 8;
 
