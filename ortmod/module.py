@@ -1,8 +1,10 @@
 """OnnxModule: an ONNX model as an nn.Module whose weights are ordinary torch parameters."""
 
+import contextlib
+import gc
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +15,19 @@ from ortmod._choice import Report, Selection, choose
 from ortmod._errors import DTypeError, ModelError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, listed_inputs, load, type_text
 from ortmod._names import torch_names
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """For making many objects that stay: the collector would walk through all of the process for them, several times."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Graph(nn.Module):
@@ -29,7 +44,8 @@ class _Graph(nn.Module):
         self._graph = graph
         self._paths = list(weights.values())
         self._defaults = {name: graph.weight(name).clone() for name in self._default_inputs}
-        graph = graph.with_default_inputs(self._default_inputs, self._listed, defaults=False)
+        if self._default_inputs:
+            graph = graph.with_default_inputs(self._default_inputs, self._listed, defaults=False)
         self._executable = _C.Executable(graph, list(weights))
         self._handle = self._executable.handle
         self._num_outputs = self._executable.num_outputs
@@ -176,10 +192,15 @@ class OnnxModule(_Graph):
         self._dtype = dtype or _float_type(graph)
         if dtype is not None:
             graph = graph.to_dtype(_onnx_float(dtype))
-        self._report = Report(choose(graph, trainable, frozen, allow_merged))
-        if merged := [c for c in graph.choices() if c["merged"]]:
-            self._warn_merged([c["name"] for c in merged])
+        with _collector_paused():
+            self._report = Report(choose(graph, trainable, frozen, allow_merged))
+            merged = [c["name"] for c in graph.choices() if c["merged"]]
+        if merged:
+            self._warn_merged(merged)
+        with _collector_paused():
+            self._take_weights(graph, model, device)
 
+    def _take_weights(self, graph: _C.Model, model: Any, device: Any) -> None:
         kinds = {c.name: c.kind for c in self._report if c.kind != "constant"}
         constants = {c.name for c in self._report if c.kind == "constant"}
         self._listed = listed_inputs(model) if graph.ir_version >= 4 else []  # before, every initializer had to be listed
