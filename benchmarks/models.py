@@ -95,16 +95,19 @@ def export(case: Case, module: torch.nn.Module) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-CHAIN_WEIGHTS = 2_000
+def chain_weights(nodes: int) -> int:
+    """A fifth of the nodes, so that some of the MatMuls (a quarter) share theirs at any length."""
+    return nodes // 5
 
 
 def chain(nodes: int) -> bytes:
     """A model of `nodes` nodes in a row: MatMul by one of the weights, Relu, Reshape, Concat with itself, and again."""
     rng = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(rng.normal(size=(16, 8)).astype(np.float32) / 8, f"w{i}") for i in range(CHAIN_WEIGHTS)]
+    n_weights = chain_weights(nodes)
+    weights = [numpy_helper.from_array(rng.normal(size=(16, 8)).astype(np.float32) / 8, f"w{i}") for i in range(n_weights)]
     shape = numpy_helper.from_array(np.array([-1, 8]), "shape")
     steps = [
-        lambda i, x, y: helper.make_node("MatMul", [x, f"w{i // 4 % CHAIN_WEIGHTS}"], [y]),
+        lambda i, x, y: helper.make_node("MatMul", [x, f"w{i // 4 % n_weights}"], [y]),
         lambda i, x, y: helper.make_node("Relu", [x], [y]),
         lambda i, x, y: helper.make_node("Reshape", [x, "shape"], [y]),
         lambda i, x, y: helper.make_node("Concat", [x, x], [y], axis=1),
