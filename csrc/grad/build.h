@@ -44,8 +44,8 @@ struct Split {
 /// constants.
 Split split(const Joint& joint, const std::vector<std::string>& arguments);
 
-/// Replaces one node by its OpDef::body (or the body registered for its operator); its outputs stay the values that they
-/// are, and so do `outputs`, those of the graph. The graph's order must be sorted afterwards.
+/// Replaces one node by its OpDef::body (or the body registered for its operator); its outputs stay the values that
+/// they are, and so do `outputs`, those of the graph. The graph's order must be sorted afterwards.
 bool expand_node(Graph& g, Node* n, const ValueSet& outputs);
 /// Replaces all nodes of domain `ortmod` by standard operators (for export).
 void expand_bodies(Graph& g);
