@@ -1,11 +1,13 @@
 // Interned symbolic dimensions. Expressions are hash-consed, so equal expressions are equal numbers.
 #include "graph/symbol.h"
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace ortmod {
 namespace {
@@ -178,14 +180,40 @@ Dim dims_quotient(const Dims& total, const Dims& known) {
   return top == 0 ? 0 : make_product(top / bottom, s);
 }
 
+namespace {
+/// Numbers first, then by text.
+bool text_before(const std::string& a, const std::string& b) {
+  const auto number = [](const std::string& s) { return s[0] >= '0' && s[0] <= '9'; };
+  return number(a) != number(b) ? number(a) : a < b;
+}
+
+/// The factors of a product as text.
+void factor_texts(Dim d, std::vector<std::string>& texts) {
+  Dim a, b;
+  if (!is_op(d, '*', a, b)) return texts.push_back(dim_text(d));
+  factor_texts(a, texts);
+  factor_texts(b, texts);
+}
+}  // namespace
+
 std::string dim_text(Dim d) {
   if (d == kAnyDim) return "?";
   if (!is_symbolic(d)) return std::to_string(d);
   const DimExpr e = dim_expr(d);
   if (e.op == 'n') return e.name;
-  if (e.op == 'M' || e.op == 'm')
-    return std::string(e.op == 'M' ? "max(" : "min(") + dim_text(e.a) + "," + dim_text(e.b) + ")";
-  return "(" + dim_text(e.a) + e.op + dim_text(e.b) + ")";
+  // What commutes is in the order of the text: that of the numbers depends on what this process met before.
+  if (e.op == '*') {
+    std::vector<std::string> texts;
+    factor_texts(d, texts);
+    std::sort(texts.begin(), texts.end(), text_before);
+    std::string r = texts[0];
+    for (size_t i = 1; i < texts.size(); ++i) r = "(" + r + "*" + texts[i] + ")";
+    return r;
+  }
+  std::string a = dim_text(e.a), b = dim_text(e.b);
+  if (is_symbolic(e.b) && e.op != '-' && e.op != '/' && text_before(b, a)) std::swap(a, b);
+  if (e.op == 'M' || e.op == 'm') return std::string(e.op == 'M' ? "max(" : "min(") + a + "," + b + ")";
+  return "(" + a + e.op + b + ")";
 }
 
 DimExpr dim_expr(Dim d) {
