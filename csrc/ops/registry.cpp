@@ -23,6 +23,7 @@ struct Registry {
         reduce_ops,
         cumulative_ops,
         view_ops,
+        repeat_ops,
         layout_ops,
         slice_ops,
         pad_ops,

@@ -15,6 +15,7 @@ OpTable activation_ops();
 OpTable reduce_ops();
 OpTable cumulative_ops();
 OpTable view_ops();
+OpTable repeat_ops();
 OpTable layout_ops();
 OpTable slice_ops();
 OpTable pad_ops();
