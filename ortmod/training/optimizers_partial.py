@@ -107,11 +107,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
 
     def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
         losses = self.learning_loss if isinstance(self.learning_loss, list) else [self.learning_loss]
-        outputs = [
-            name
-            for name, (dtype, _, kind), _ in model.outputs
-            if kind == 0 and ONNX_TO_TORCH[dtype].is_floating_point
-        ]
+        outputs = [name for name, (dtype, _, kind), _ in model.outputs if kind == 0 and ONNX_TO_TORCH[dtype].is_floating_point]
         if len(losses) > len(outputs):
             raise ModelError(f"[compose] learning_loss: got {len(losses)} losses for {len(outputs)} outputs of floats")
         return {
