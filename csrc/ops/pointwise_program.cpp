@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 
 #include "kernels/cpu/chain.h"
 #include "ops/elementwise.h"
@@ -271,15 +270,20 @@ std::pair<const PwDesc*, const cpu::PwPlace*> kept(StepList& list, const PwDesc&
   return {desc, at};
 }
 
-void note(Bind& b, const PwDesc& d, const Places& places) {
-  int64_t n = 1;
-  for (int k = 0; k < d.ndim; ++k) n *= d.sizes[k];
-  if (!b.steps().noted || n > 64 || d.n_out == 0) return;
+/// Notes a program whose tables are kept already.
+void note_kept(Bind& b, const PwDesc* d, const cpu::PwPlace* places) {
   cpu::ChainOp o;
-  o.type = d.out[0].type;
+  o.type = d->out[0].type;
   if (o.type != Elem::kF32 && o.type != Elem::kF64) return;
-  std::tie(o.desc, o.places) = kept(b.steps(), d, places);
+  o.desc = d;
+  o.places = places;
   b.steps().note(o);
+}
+
+void note(Bind& b, const PwDesc& d, const Places& places) {
+  if (!b.steps().noted || cpu::pw_elements(d) > 64 || d.n_out == 0) return;
+  const auto [desc, at] = kept(b.steps(), d, places);
+  note_kept(b, desc, at);
 }
 
 bool emit_one(Bind& b, const PwDesc& d, const Places& places) {
@@ -288,7 +292,7 @@ bool emit_one(Bind& b, const PwDesc& d, const Places& places) {
   if (!program) return false;
   const auto [desc, at] = kept(list, d, places);
   b.emit(run_small, SmallArgs{program, desc, at});
-  note(b, d, places);
+  if (d.n_out > 0) note_kept(b, desc, at);
   return true;
 }
 

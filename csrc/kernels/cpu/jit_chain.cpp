@@ -15,19 +15,11 @@ constexpr int64_t kMaxElements = 64, kMaxProducts = 128;
 template <class V>
 void ChainCode<V>::pointwise(const ChainOp& o) {
   const PwDesc& d = *o.desc;
-  int64_t n = 1;
-  for (int k = 0; k < d.ndim; ++k) n *= d.sizes[k];
+  const int64_t n = pw_elements(d);
   if (n > kMaxElements) throw CannotEmit{};
   std::array<bool, PwDesc::kMaxIn> one{};
   for (int i = 0; i < d.n_in; ++i) {
-    bool flat = true, single = true;
-    int64_t dense = 1;
-    for (int k = d.ndim - 1; k >= 0; --k) {
-      if (d.sizes[k] == 1) continue;
-      flat = flat && d.in[i].strides[k] == dense;
-      single = single && d.in[i].strides[k] == 0;
-      dense *= d.sizes[k];
-    }
+    const auto [flat, single] = pw_walk(d, d.in[i]);
     if ((!flat && !single) || d.in[i].type != o.type) throw CannotEmit{};
     one[static_cast<size_t>(i)] = !flat;
   }

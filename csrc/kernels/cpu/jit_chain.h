@@ -74,7 +74,7 @@ class ChainCode : public Instructions<V> {
   void flat_product(const ChainOp& o);
   void flat_outer(const ChainOp& o);
   void reduce_op(const ChainOp& o);
-  /// The lanes of a register are added up until `keep` are left.
+  /// The first `from` lanes of a register are added up until `to` are left.
   void fold(int reg, int from, int to);
   void finish(const ChainOp& o, int reg, const PwPlace& bias, int count, bool splat_bias);
   /// d: lanes index[0], index[1], ... of a.

@@ -108,6 +108,11 @@ class Emitter : public Xbyak::CodeGenerator {
   ORTMOD_BINARY(fma231, vfmadd231)    // d = a * b + d
   ORTMOD_BINARY(fnma231, vfnmadd231)  // d = -(a * b) + d
 #undef ORTMOD_BINARY
+  /// d = |x|; another register than x.
+  void magnitude(const V& d, const V& x) {
+    splat(d, -0.0);
+    f64_ ? vandnpd(d, d, x) : vandnps(d, d, x);
+  }
   void move(const V& d, const V& a) { f64_ ? vmovapd(d, a) : vmovaps(d, a); }
   void sqrt_(const V& d, const V& a) { f64_ ? vsqrtpd(d, a) : vsqrtps(d, a); }
   void round_(const V& d, const V& a, uint8_t way) {
@@ -240,8 +245,7 @@ void Emitter<V>::blend_small(const V& d, const V& x, const V& a, const V& small,
 template <class V>
 void Emitter<V>::tanh_(const V& d, const V& x) {
   Temp a(*this), s(*this), p(*this), e(*this);
-  splat(a, -0.0);
-  f64_ ? vandnpd(V(a), V(a), x) : vandnps(V(a), V(a), x);
+  magnitude(a, x);
   mul_(s, x, x);
   polynomial(p, s, {0.0020317186f, -0.008053903f, 0.021650132f, -0.05393746f, 0.13333133f, -0.33333328f});
   mul_(p, p, V(s));
@@ -281,8 +285,7 @@ void Emitter<V>::tanh_(const V& d, const V& x) {
 template <class V>
 void Emitter<V>::erf_(const V& d, const V& x) {
   Temp a(*this), s(*this), p(*this), e(*this);
-  splat(a, -0.0);
-  f64_ ? vandnpd(V(a), V(a), x) : vandnps(V(a), V(a), x);
+  magnitude(a, x);
   mul_(s, x, x);
   polynomial(p, s,
              {8.345224e-05f, -0.00081374374f, 0.0052006342f, -0.02685927f, 0.11283694f, -0.37612635f, 0.12837917f});
@@ -305,12 +308,8 @@ void Emitter<V>::unary(const PwInst& i, const V& d, const V& x) {
       return move(d, x);
     case Pw::kNeg:
       return xor_bits(d, x, sign_bit());
-    case Pw::kAbs: {
-      Temp t(*this);
-      splat(t, -0.0);
-      f64_ ? vandnpd(d, V(t), x) : vandnps(d, V(t), x);
-      return;
-    }
+    case Pw::kAbs:
+      return magnitude(d, x);
     case Pw::kSign: {
       Temp t(*this);
       const int mask = take_mask();
@@ -372,8 +371,7 @@ void Emitter<V>::unary(const PwInst& i, const V& d, const V& x) {
     }
     case Pw::kSoftsign: {
       Temp t(*this);
-      splat(t, -0.0);
-      f64_ ? vandnpd(V(t), V(t), x) : vandnps(V(t), V(t), x);
+      magnitude(t, x);
       add(t, t, constant_memory(1.0));
       return div_(d, x, V(t));
     }

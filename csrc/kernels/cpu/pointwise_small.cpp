@@ -349,8 +349,7 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
   p.type = single_type(d);
   if (p.type == Elem::kNone) return nullptr;
   const bool f32 = p.type == Elem::kF32;
-  int64_t n = 1;
-  for (int k = 0; k < d.ndim; ++k) n *= d.sizes[k];
+  const int64_t n = pw_elements(d);
   p.lanes = f32 ? Vec<float>::size() : Vec<double>::size();
   if (n == 0 || n > kMaxBlocks * p.lanes) return nullptr;
   p.n = static_cast<int32_t>(n);
@@ -360,14 +359,7 @@ const PwSmall* pw_small(const PwDesc& d, const PwPlace* operands, Alloc alloc, v
   p.loads = table<PwSmall::Load>(alloc, context, d.n_in);
   for (int i = 0; i < d.n_in; ++i) {
     const PwDesc::In& in = d.in[i];
-    bool flat = true, one = true;
-    int64_t dense = 1;
-    for (int k = d.ndim - 1; k >= 0; --k) {
-      if (d.sizes[k] == 1) continue;
-      flat = flat && in.strides[k] == dense;
-      one = one && in.strides[k] == 0;
-      dense *= d.sizes[k];
-    }
+    const auto [flat, one] = pw_walk(d, in);
     const bool floating = in.type == p.type;
     PwSmall::Load l{operands[i], i * unit,
                     floating && flat  ? Way::kFull
