@@ -1,5 +1,6 @@
 // Register-blocked matrix products on unpacked operands; B is packed only to transpose it.
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/tail.h"
@@ -56,6 +57,16 @@ class Half {  // never used
   Vec<float> whole() const;
 };
 #endif
+
+/// The larger one; NaN where v is.
+template <class T>
+Vec<T> at_least(const Vec<T>& v, const Vec<T>& least) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (sizeof(T) == 4) return Vec<T>(_mm512_max_ps(least, v));
+  if constexpr (sizeof(T) == 8) return Vec<T>(_mm512_max_pd(least, v));
+#endif
+  return Vec<T>::blendv(v, least, v < least);
+}
 
 /// out[q] += sum of the elements of s[q].
 template <class T>
@@ -127,31 +138,52 @@ void micro(const Block<T>& s) {
   } else {
     steps(std::false_type{});
   }
-  const Vec<T> alpha(s.alpha), zero(T(0));
   if constexpr (H)
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) acc[i][F] = half[i].whole();
+  const auto load = [&](const T* p, int j) { return j == V - 1 ? tail.load(p + j * W) : Vec<T>::loadu(p + j * W); };
+  const auto store = [&](const Vec<T>& v, T* p, int j) {
+    if (j == V - 1) {
+      tail.store(v, p + j * W);
+    } else {
+      v.store(p + j * W);
+    }
+  };
+  // The usual ends have code of their own: with every case in one loop the sums would go through memory.
+  if (s.alpha == T(1) && s.first && s.final && !s.bias && !s.relu) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) store(acc[i][j], s.c + i * s.ldc, j);
+    return;
+  }
+  if (s.alpha == T(1) && s.first && s.final && s.bias && s.bias_col && s.bias_row == 0 && s.bias_scale == T(1)) {
+    Vec<T> bias[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) bias[j] = load(s.bias, j);
+    const Vec<T> least(s.relu ? T(0) : -std::numeric_limits<T>::infinity());
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) store(at_least(acc[i][j] + bias[j], least), s.c + i * s.ldc, j);
+    return;
+  }
+  const Vec<T> alpha(s.alpha), zero(T(0));
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
     T* c = s.c + i * s.ldc;
 #pragma GCC unroll 4
     for (int j = 0; j < V; ++j) {
-      const auto load = [&](const T* p) { return j == V - 1 ? tail.load(p) : Vec<T>::loadu(p); };
-      Vec<T> v = s.alpha == T(1) ? acc[i][j] : acc[i][j] * alpha;
-      if (!s.first) v = v + load(c + j * W);
+      Vec<T> v = acc[i][j] * alpha;
+      if (!s.first) v = v + load(c, j);
       if (s.final) {
         if (s.bias) {
           const T* p = s.bias + i * s.bias_row;
-          const Vec<T> bias = s.bias_col ? load(p + j * W) : Vec<T>(*p);
-          v = s.bias_scale == T(1) ? v + bias : at::vec::fmadd(bias, Vec<T>(s.bias_scale), v);
+          v = at::vec::fmadd(s.bias_col ? load(p, j) : Vec<T>(*p), Vec<T>(s.bias_scale), v);
         }
-        if (s.relu) v = Vec<T>::blendv(v, zero, v < zero);
+        if (s.relu) v = at_least(v, zero);
       }
-      if (j == V - 1) {
-        tail.store(v, c + j * W);
-      } else {
-        v.store(c + j * W);
-      }
+      store(v, c, j);
     }
   }
 }
