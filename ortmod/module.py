@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,12 +42,12 @@ class _Graph(nn.Module):
 
     def _attach(self, graph: _C.Model, weights: dict[str, tuple[str, ...]]) -> None:
         """`weights`: ONNX name -> path of attributes from this module."""
-        self._graph = graph
+        defaults = {name: graph.weight(name).clone() for name in self._default_inputs}
+        run = graph.with_default_inputs(self._default_inputs, self._listed, defaults=False) if defaults else graph
+        self._executable = _C.Executable(run, list(weights))
+        self._graph, self._defaults = graph, defaults
         self._paths = list(weights.values())
-        self._defaults = {name: graph.weight(name).clone() for name in self._default_inputs}
-        if self._default_inputs:
-            graph = graph.with_default_inputs(self._default_inputs, self._listed, defaults=False)
-        self._executable = _C.Executable(graph, list(weights))
+        graph = run
         self._handle = self._executable.handle
         self._num_outputs = self._executable.num_outputs
         self._modal = graph.modal
@@ -189,12 +190,13 @@ class OnnxModule(_Graph):
             graph = graph.untied(untie)
         if groups := [list(group) for group in tie]:
             graph = graph.tied(groups)
-        self._dtype = dtype or _float_type(graph)
-        if dtype is not None:
-            graph = graph.to_dtype(_onnx_float(dtype))
+        self._dtype = _float_type(graph)
         with _collector_paused():
             self._report = Report(choose(graph, trainable, frozen, allow_merged))
             merged = [c["name"] for c in graph.choices() if c["merged"]]
+        if dtype is not None:
+            graph = self._retyped(graph, dtype)
+            self._dtype = dtype
         if merged:
             self._warn_merged(merged)
         with _collector_paused():
@@ -308,12 +310,16 @@ class OnnxModule(_Graph):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         probe = fn(torch.empty(0, dtype=self._dtype))
-        super()._apply(fn, recurse)
-        if probe.dtype != self._dtype and probe.is_floating_point():
-            weights = dict(zip(self._executable.argument_weights, self._paths, strict=True))
-            self._dtype = probe.dtype
-            self._attach(self._graph.to_dtype(_onnx_float(probe.dtype)), weights)
-        return self
+        if probe.dtype == self._dtype or not probe.is_floating_point():
+            return super()._apply(fn, recurse)
+        weights = dict(zip(self._executable.argument_weights, self._paths, strict=True))
+        self._attach(self._retyped(self._graph, probe.dtype), weights)  # first: where it cannot be done, nothing changes
+        self._dtype = probe.dtype
+        return super()._apply(fn, recurse)
+
+    def _retyped(self, graph: _C.Model, dtype: torch.dtype) -> _C.Model:
+        tensors = {c.name for c in self._report if c.kind != "constant"}
+        return graph.to_dtype(TORCH_TO_ONNX[self._dtype], _onnx_float(dtype), tensors)
 
     def _replicate_for_data_parallel(self) -> Any:
         replica = super()._replicate_for_data_parallel()
@@ -344,12 +350,15 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _float_type(graph: _C.Model) -> torch.dtype:
-    """The float type of most of the weights, else of the inputs; float32 when there is none."""
+    """The float type of most elements of the weights, else of most inputs; float32 when there is none."""
     for values in (graph.weights, graph.inputs):
-        types = [ONNX_TO_TORCH.get(t[0]) for _, t, _ in values]
-        floats = [t for t in types if t is not None and t.is_floating_point]
-        if floats:
-            return max(set(floats), key=floats.count)
+        counts: dict[torch.dtype, int] = {}
+        for _, (dtype, shape, _), _ in values:
+            t = ONNX_TO_TORCH.get(dtype)
+            if t is not None and t.is_floating_point:
+                counts[t] = counts.get(t, 0) + math.prod(d for d in shape or () if isinstance(d, int))
+        if counts:
+            return max(counts, key=counts.__getitem__)
     return torch.float32
 
 

@@ -68,23 +68,75 @@ void tie(Graph& g, const std::vector<std::vector<std::string>>& groups) {
   g.compact();
 }
 
-void to_dtype(Graph& g, DType dtype) {
-  for (Value* v : g.inputs) {
-    if (is_float(v->type.dtype)) v->type.dtype = dtype;
-    v->literal = converted(v->literal, dtype);
+namespace {
+
+/// One change of float type, `from` to `to`, in a graph and those inside it.
+class Retype {
+ public:
+  Retype(DType from, DType to, const std::unordered_set<std::string>& tensors)
+      : from_(from), to_(to), tensors_(tensors) {}
+
+  void run(Graph& g) const {
+    for (Value* v : g.inputs) {
+      const DType old = v->type.dtype;
+      if (!is_float(old)) continue;
+      v->type.dtype = to_;
+      v->literal = converted(v->literal, to_);
+      if (old != from_) keep_for_readers(g, v, old);
+    }
+    const std::vector<Value*> weights = g.weights;
+    for (Value* v : weights) {
+      if (!v->literal || !is_float(v->literal->dtype())) continue;
+      const DType old = v->literal->dtype();
+      if (old != from_ && !tensors_.contains(v->name)) continue;
+      v->literal = converted(v->literal, to_);
+      if (is_float(v->type.dtype)) v->type.dtype = to_;
+      if (old != from_) keep_for_readers(g, v, old);
+    }
+    for (Node* n : g.nodes()) {
+      for (auto& [key, attr] : n->attrs) {
+        if (auto* literal = std::get_if<LiteralPtr>(&attr); literal && *literal && (*literal)->dtype() == from_)
+          *literal = converted(*literal, to_);
+        if (auto* number = std::get_if<int64_t>(&attr);
+            number && *number == static_cast<int64_t>(from_) && names_type(key))
+          *number = static_cast<int64_t>(to_);
+      }
+      for_each_subgraph(*n, [&](Graph& sub) { run(sub); });
+      for (Value* o : n->outputs)
+        if (o) o->type = Type();
+    }
   }
-  for (Value* v : g.weights) {
-    v->literal = converted(v->literal, dtype);
-    if (v->literal && v->type.dtype != v->literal->dtype() && is_float(v->type.dtype))
-      v->type.dtype = v->literal->dtype();
+
+ private:
+  static bool names_type(const std::string& attribute) {
+    return attribute == "to" || attribute == "dtype" || attribute == "output_datatype";
   }
-  for (Node* n : g.nodes()) {
-    for (auto& [key, attr] : n->attrs)
-      if (auto* literal = std::get_if<LiteralPtr>(&attr)) *literal = converted(*literal, dtype);
-    for_each_subgraph(*n, [&](Graph& sub) { to_dtype(sub, dtype); });
-    for (Value* o : n->outputs)
-      if (o) o->type = Type();
+
+  /// What the graph computes in another float type goes on in that: its readers get a Cast.
+  void keep_for_readers(Graph& g, Value* v, DType old) const {
+    const SmallVec<Use, 2> uses = v->uses;
+    Value* cast = nullptr;
+    for (const Use& use : uses) {
+      if (use.node->is("Cast") || use.node->is("CastLike")) continue;
+      if (!cast) {
+        Node* n = g.add_node(intern("Cast"), {v}, 1, {{"to", static_cast<int64_t>(old)}});
+        cast = n->out();
+        std::vector<Node*>& order = g.order();
+        order.insert(order.begin(), n);
+        order.pop_back();
+      }
+      use.node->graph->set_input(use.node, use.index, cast);
+    }
   }
+
+  const DType from_, to_;
+  const std::unordered_set<std::string>& tensors_;
+};
+
+}  // namespace
+
+void to_dtype(Graph& g, DType from, DType to, const std::unordered_set<std::string>& tensors) {
+  Retype(from, to, tensors).run(g);
 }
 
 bool is_modal(const Graph& g) {

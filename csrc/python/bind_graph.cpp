@@ -293,8 +293,11 @@ void bind_graph(py::module_& m) {
            [](const Model& m, const std::vector<std::vector<std::string>>& groups) {
              return changed(m, [&](Graph& g) { tie(g, groups); });
            })
-      .def("to_dtype", [](const Model& m,
-                          int dtype) { return changed(m, [&](Graph& g) { to_dtype(g, static_cast<DType>(dtype)); }); })
+      .def("to_dtype",
+           [](const Model& m, int from, int to, const std::unordered_set<std::string>& tensors) {
+             return changed(m,
+                            [&](Graph& g) { to_dtype(g, static_cast<DType>(from), static_cast<DType>(to), tensors); });
+           })
       .def_property_readonly("modal", [](const Model& m) { return is_modal(*m.graph); })
       .def("differentiate", &joint_of)
       .def("split", &split_of)
