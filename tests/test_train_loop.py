@@ -1,6 +1,7 @@
 """The loop as a user meets it: interrupts, callbacks, progress, modes of the model, other threads, files."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.utils.validation import check_is_fitted
 from train_models import linear, mlp, with_weights
 
 import ortmod
@@ -138,6 +142,61 @@ def test_clone_and_grid_search():
         clone(original).set_params(**p).fit(x, y).score(x, y) for p in ParameterGrid({"batch_size": [5, 50], "max_iter": [1, 10]})
     ]
     assert len({round(s, 6) for s in scores}) == 4
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_model_selection_of_scikit_learn_takes_the_optimizers(full):
+    x, y = table(60)
+    y = y.reshape(-1, 1)
+    options = {"init": "model", "random_state": 0, "max_iter": 3, "learning_rate": 0.05}
+    if full:
+        one = OrtGradientOptimizer(add_loss_output(linear(3)), ["coef", "intercept"], **options)
+    else:
+        one = OrtGradientForwardBackwardOptimizer(linear(3), ["coef", "intercept"], **options)
+    assert not is_regressor(one) and not is_classifier(one)
+    searched = GridSearchCV(one, {"batch_size": [5, 60]}, cv=3, error_score="raise").fit(x, y)
+    assert searched.best_params_ == {"batch_size": 5}
+    scores = cross_val_score(one, x, y, cv=KFold(3), error_score="raise")
+    by_hand = []
+    for rows, rest in KFold(3).split(x):
+        by_hand.append(clone(one).fit(x[rows], y[rows]).score(x[rest], y[rest]))
+    np.testing.assert_array_equal(scores, by_hand)
+    check_is_fitted(searched.best_estimator_)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(clone(one))
+
+
+def with_dropout(full=False):
+    text = """net (float[N, 3] X) => (float[N, 1] y) {
+        ratio = Constant<value = float {0.5}>()
+        d = Dropout(X, ratio)
+        y = MatMul(d, w)
+    }"""
+    model = with_weights(text, {"w": np.ones((3, 1), np.float32)})
+    return add_loss_output(model) if full else model
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_dropout_draws_by_random_state_also_when_pickled_in_the_middle(full):
+    x, y = table(50)
+    y = y.reshape(-1, 1)
+    kind = OrtGradientOptimizer if full else OrtGradientForwardBackwardOptimizer
+    made = [
+        kind(with_dropout(full), ["w"], max_iter=n, init="model", random_state=s, learning_rate=LearningRateAdamW(0.1))
+        for n, s in ((6, 3), (6, 3), (6, 4), (3, 3))
+    ]
+    torch.manual_seed(7)
+    untouched = torch.rand(1)
+    torch.manual_seed(7)
+    whole, again, other, half = [m.fit(x, y) for m in made]
+    assert torch.equal(torch.rand(1), untouched)
+    weights = whole.trained_coef_["w"]
+    np.testing.assert_array_equal(again.trained_coef_["w"], weights)
+    assert not np.array_equal(other.trained_coef_["w"], weights)
+    torch.manual_seed(99)
+    for rest in (pickle.loads(pickle.dumps(half)), half):
+        rest.set_params(warm_start=True).fit(x, y)
+        np.testing.assert_array_equal(rest.trained_coef_["w"], weights)
 
 
 def test_batch_normalisation_and_dropout_follow_the_mode():

@@ -14,12 +14,14 @@ from ortmod._errors import ModelError, ShapeError
 from ortmod._model import load
 from ortmod.training._engine import Engine, History
 from ortmod.training._params import Parameters
+from ortmod.training._random import drawing, generators
 from ortmod.training._values import like, to_tensor
 from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate, LearningRateAdamW
 
 _INITS = ("normal", "model")
+_SEEDS = (1 << 63) - 1  # what a generator of torch takes
 _logger = logging.getLogger("ortmod")
 
 
@@ -125,6 +127,11 @@ class BaseEstimator(Parameters):
             engine.seed(self.random_state)
             if self.init == "normal" and not self.warm_start:
                 self._draw(engine)
+        states = None if previous is None else previous.get("generators")
+        with drawing(engine.trainer.progress["seed"] & _SEEDS, states, torch.device(self.device)):
+            return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)
+
+    def _fit_columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
         validation = None
         if X_val is not None:
             validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(len(as_list(X_val)[0])))
@@ -165,7 +172,7 @@ class BaseEstimator(Parameters):
         self._engine_ = engine
         self._has_weights = has_weights
         self._state = None
-        self._rest = engine.full_state(tensors=False)
+        self._rest = {**engine.full_state(tensors=False), "generators": generators(torch.device(self.device))}
 
     def _reached(self) -> dict[str, Any] | None:
         """The full state after the last fit; its tensors are copied from the engine when they are asked for."""
@@ -213,7 +220,7 @@ class BaseEstimator(Parameters):
     def _set(self, state: Mapping[str, Any]) -> None:
         engine = self._fitted()
         engine.set_weights(state)
-        self._state = engine.full_state()
+        self._state = {**engine.full_state(), "generators": self._rest.get("generators")}
 
     def predict(self, X: Any) -> Any:
         """The outputs of the graph with the trained weights (a list when there are several)."""
@@ -250,6 +257,15 @@ class BaseEstimator(Parameters):
 
     def __sklearn_clone__(self) -> Any:
         return type(self)(**copy.deepcopy(self.get_params()))
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's model selection asks for; `score` ranks, and folds are not stratified."""
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=True))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return getattr(self, "_engine_", None) is not None or getattr(self, "_state", None) is not None
 
 
 def select_penalties(value: Any) -> list[BaseLearningPenalty]:

@@ -236,15 +236,15 @@ class Engine:
         return self.trainer.state(name, weight)
 
     def full_state(self, tensors: bool = True) -> dict[str, Any]:
-        """Everything that a resumed fit needs: weights, optimizer states, running statistics, counters, seed, torch's generator.
+        """What a resumed fit needs of the engine: weights, optimizer states, running statistics, counters, seed.
         `tensors=False`: all but the tensors."""
-        rest = {"progress": dict(self.trainer.progress), "generator": torch.get_rng_state()}
+        rest = {"progress": dict(self.trainer.progress)}
         if not tensors:
             return rest
         return {"tensors": {name: t.detach().cpu().clone() for name, t in self.trainer.tensors().items()}, **rest}
 
-    def load_full_state(self, state: Mapping[str, Any], generator: bool = False) -> None:
-        """The opposite; `generator=True` sets torch's generator, too (Dropout draws from it)."""
+    def load_full_state(self, state: Mapping[str, Any]) -> None:
+        """The opposite."""
         live = self.trainer.tensors()
         for name, value in state["tensors"].items():
             if name not in live or live[name].shape != value.shape:
@@ -252,8 +252,6 @@ class Engine:
         for name, value in state["tensors"].items():
             live[name].copy_(value)
         self.trainer.progress = copy.deepcopy(state["progress"])
-        if generator:
-            torch.set_rng_state(state["generator"])
 
     def all_weights(self) -> dict[str, torch.Tensor]:
         """Trained weights and running statistics, for writing a model."""

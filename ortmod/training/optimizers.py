@@ -39,7 +39,8 @@ class OrtGradientOptimizer(BaseEstimator):
         init: what a fit without warm start begins with: "normal" draws weights from N(0, 1) (as onnxcustom does, but seeded),
             "model"
             takes the weights in the graph.
-        random_state: the seed of initial weights and of the order of rows; None draws one.
+        random_state: the seed of initial weights, of the order of rows and of Dropout; None draws one. A fit draws from a stream
+            of its own and leaves torch's generators as they were.
         shuffle, accumulate, clip_norm, clip_value: order of rows, batches of an update, bounds of the gradient.
         tol, n_iter_no_change, early_stopping: stop when the loss (of the validation data, if given) no longer falls.
         master_dtype: element type in which weights are updated, e.g. torch.float32 for a bfloat16 graph.
@@ -191,4 +192,4 @@ class OrtGradientOptimizer(BaseEstimator):
 
     def get_full_state(self) -> dict[str, Any]:
         """Weights, optimizer states, counters and seed: all that a resumed fit needs."""
-        return self._fitted().full_state()
+        return {**self._fitted().full_state(), "generators": self._rest.get("generators")}

@@ -201,7 +201,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
             if check_trained and tensor.shape != live.shape:
                 raise ModelError(f"[train] state of {name!r}: got shape {tuple(tensor.shape)}, expected {tuple(live.shape)}")
             live.copy_(torch.zeros_like(live) if zero else tensor)
-        self._state = engine.full_state()
+        self._state = {**engine.full_state(), "generators": self._rest.get("generators")}
 
     @property
     def train_session_(self) -> OrtGradientForwardBackward:

@@ -1,0 +1,37 @@
+"""A fit's own stream of random numbers: Dropout draws from torch's generators, which the caller gets back as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+States = dict[str, torch.Tensor]
+
+
+def generators(device: torch.device) -> States:
+    """The states of torch's generators that a graph on the device may draw from."""
+    found = {"cpu": torch.get_rng_state()}
+    return found | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
+
+
+def _set(states: States, device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+@contextmanager
+def drawing(seed: int, states: States | None, device: torch.device) -> Iterator[None]:
+    """Random operators draw as after `seed`, or from where `states` left off."""
+    outside = generators(device)
+    if states is not None:
+        _set(states, device)
+    else:
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+    try:
+        yield
+    finally:
+        _set(outside, device)
