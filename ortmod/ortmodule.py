@@ -1,6 +1,7 @@
 """ORTModule: a torch module exported to ONNX, run and differentiated by ortmod, its parameters shared."""
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -22,9 +23,10 @@ class _Exported(_Graph):
     def __init__(self, original: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         super().__init__()
         object.__setattr__(self, "original", original)  # not a submodule: its parameters are not ours
-        program = _export(original, args, kwargs)
+        outputs = _Outputs(original)
+        program = _export(original, outputs.module, args, kwargs)
         graph = load(program.model_proto)
-        self._out_spec = program.exported_program.call_spec.out_spec
+        self._structure = outputs.structure(program.exported_program.call_spec.out_spec)
         self.training = original.training
         names = {name for name, _, _ in graph.weights}
         tensors: dict[str, torch.Tensor] = dict(original.named_parameters(remove_duplicate=False))
@@ -51,10 +53,49 @@ class _Exported(_Graph):
         return all(b._version == version for b, version in self._constants)
 
     def unflatten(self, found: Any) -> Any:
-        return pytree.tree_unflatten([found] if isinstance(found, torch.Tensor) else list(found), self._out_spec)
+        spec, constants = self._structure
+        tensors = iter([found] if isinstance(found, torch.Tensor) else found)
+        return pytree.tree_unflatten([next(tensors) if c is _TENSOR else c for c in constants], spec)
 
 
-def _export(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+_TENSOR = object()
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+
+
+class _Outputs:
+    """Takes what is no tensor out of a module's outputs for the export, which has no place for it.
+
+    `module` is the same module, with a forward that returns the tensors alone.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        self._seen: tuple[Any, list[Any]] | None = None
+        self.module = object.__new__(type(original))
+        self.module.__dict__.update(original.__dict__)
+        forward = original.forward
+
+        @functools.wraps(forward)
+        def tensors(*args: Any, **kwargs: Any) -> Any:
+            result = forward(*args, **kwargs)
+            if torch.compiler.is_dynamo_compiling():
+                return result
+            leaves, spec = pytree.tree_flatten(result)
+            self._seen = spec, [leaf if isinstance(leaf, _CONSTANTS) else _TENSOR for leaf in leaves]
+            return tuple(leaf for leaf in leaves if not isinstance(leaf, _CONSTANTS))
+
+        self.module.__dict__["forward"] = tensors
+
+    def structure(self, exported: Any) -> tuple[Any, list[Any]]:
+        """The structure of the outputs, and per leaf its value if it is constant, else _TENSOR."""
+        if self._seen is not None:
+            spec, constants = self._seen
+            count = sum(c is _TENSOR for c in constants)
+            if exported == pytree.tree_structure((0,) * count):
+                return spec, constants
+        return exported, [_TENSOR] * exported.num_leaves
+
+
+def _export(original: nn.Module, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
     """By torch.onnx.export without its optimizer, which would rename, merge and fold weights; sizes beyond 1 stay free."""
     free = torch.export.Dim.AUTO
 
@@ -62,7 +103,7 @@ def _export(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         return dict.fromkeys(range(value.dim()), free) if isinstance(value, torch.Tensor) else None
 
     shapes = tuple(pytree.tree_map(sizes, a) for a in args), {k: pytree.tree_map(sizes, v) for k, v in kwargs.items()}
-    names = list(_parameter_names(module))
+    names = list(_parameter_names(original))
     by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1] if len(names) >= len(args) else None
     said = io.StringIO()
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")  # warns of each torchvision operator
@@ -75,7 +116,7 @@ def _export(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
                 module, args, kwargs=kwargs, dynamo=True, optimize=False, dynamic_shapes=by_name, verbose=False
             )
     except Exception as error:
-        raise ModelError(f"[export] torch.onnx.export cannot export {type(module).__name__}: {error}") from error
+        raise ModelError(f"[export] torch.onnx.export cannot export {type(original).__name__}: {error}") from error
     finally:
         registration.setLevel(level)
     return program
@@ -92,7 +133,8 @@ class ORTModule(nn.Module):
     """Runs a torch module by ortmod: exported to ONNX at the first call, differentiated there, parameters shared.
 
     Parameters, buffers, submodules and `state_dict()` are those of `torch_module`. Arguments may be nested; tensors among them
-    become inputs of the graph, everything else is fixed by the export. There is one export for each of train() and eval(), for
+    become inputs of the graph, everything else is fixed by the export. Outputs may be nested, too: tensors, None and constants
+    (numbers, texts) come back in the structure that the module returned. There is one export for each of train() and eval(), for
     each structure of the arguments, and for sizes that an export fixed.
     """
 

@@ -4,8 +4,10 @@ import copy
 import pickle
 
 import nets
+import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 import ortmod
 
@@ -88,6 +90,52 @@ def test_keywords_and_structured_outputs():
     for key in expected:
         nets.close(found[key], expected[key])
     nets.close(wrapped(x), net(x))
+
+
+class Returns(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.l = nn.Linear(4, 3)
+        self.shape = shape
+
+    def forward(self, a):
+        return self.shape(self.l(a))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda h: (h, None),
+        lambda h: (None, h),
+        lambda h: {"h": h, "s": [h.sum(), (h.mean(0), None)], "none": None},
+        lambda h: [h, "text", 3, 2.5, True, {"inner": (None, h * 2)}],
+        lambda h: (h,),
+        lambda h: [h],
+        lambda h: h,
+    ],
+)
+def test_outputs_that_are_no_tensors_come_back_in_their_places(shape):
+    net = Returns(shape)
+    seen = []
+    net.register_forward_hook(lambda m, given, out: seen.append(out))
+    wrapped = ortmod.ORTModule(net)
+    for rows in (2, 5):
+        x = torch.randn(rows, 4)
+        (found, spec), (expected, other) = tree_flatten(wrapped(x)), tree_flatten(net(x))
+        assert spec == other
+        for a, b in zip(found, expected, strict=True):
+            if isinstance(b, torch.Tensor):
+                nets.close(a, b)
+            else:
+                assert a == b and type(a) is type(b)
+    sum(leaf.sum() for leaf in found if isinstance(leaf, torch.Tensor)).backward()
+    assert net.l.weight.grad is not None
+    assert len(wrapped._exports) == 1 and len(seen) == 3  # one export, two calls of the module itself
+
+
+def test_outputs_of_an_unknown_kind_are_refused_by_the_export():
+    with pytest.raises(ortmod.ModelError, match="cannot export Returns"):
+        ortmod.ORTModule(Returns(lambda h: (h, object())))(torch.ones(2, 4))
 
 
 def test_attributes_pickle_and_copies():
