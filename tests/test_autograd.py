@@ -3,6 +3,7 @@
 import threading
 
 import nets
+import onnx.parser
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -305,3 +306,24 @@ def test_empty_function_gives_every_gradient():
     assert y.shape == (4, 2) and y.grad_fn is not None and len(y.grad_fn.next_functions) == 3
     y.backward(torch.ones_like(y))
     assert [t.grad is None for t in tensors] == [True, False, False]
+
+
+def test_an_output_of_data_dependent_shape_without_a_gradient():
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 18]>
+        g (float[n, 3] x) => (float[m] picked, float[n, 3] y) <float[3] w = {1.0, 2.0, 3.0}> {
+            y = Mul (x, w)
+            flat = Flatten <axis = 0> (y)
+            zero = Constant <value_float = 0.0> ()
+            positive = Greater (flat, zero)
+            shape = Constant <value_ints = [-1]> ()
+            row = Reshape (positive, shape)
+            picked = Compress (y, row)
+        }""")
+    x = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, 0.5]])
+    for which in (0, 1):
+        layer = ortmod.OnnxModule(model, trainable=["w"])
+        w = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        y = x * w
+        layer(x)[which].square().sum().backward()
+        (y[y > 0] if which == 0 else y).square().sum().backward()
+        torch.testing.assert_close(layer.w.grad, w.grad)

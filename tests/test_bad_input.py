@@ -172,6 +172,17 @@ BAD = {
     "sparse_huge": (sparse([1, 2], (2**20, 2**20)), MODEL, "too large"),
     "two_weights_of_a_name": (edited(good(), lambda m: m.graph.initializer.append(m.graph.initializer[0])), MODEL, '"w"'),
     "bytes_name": (good().SerializeToString().replace(b"\x0a\x01x", b"\x0a\x01\xff"), MODEL, "UTF-8"),
+    "operator_newer_than_the_opset": (model([node("Gelu", ["x"], ["y"])]), UNSUPPORTED, 'Gelu-18, which came with opset 20.*"bad"'),
+    "bytes_of_a_dimension": (
+        model(CHAIN, inputs=(value("x", ("batchsize",)),)).SerializeToString().replace(b"batchsize", b"batchsiz\xff"),
+        MODEL,
+        "UTF-8",
+    ),
+    "bytes_of_an_attribute": (
+        model([node("GridSample", ["x", "x"], ["y"], mode="linear")]).SerializeToString().replace(b"linear", b"linea\xff"),
+        ortmod.OrtmodError,
+        "bad",
+    ),
     "nested_33": (nested(33), MODEL, '(?s)nested deeper than 32.*"if1"'),
     "nested_400": (nested(400), MODEL, "not an ONNX model|nested"),
     "function_calls_itself": (calls(function("F", [node("F", ["a"], ["b"], domain="f")])), MODEL, '"F" calls itself'),

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as tf
@@ -174,3 +175,23 @@ def test_double_precision_end_to_end():
     labels = torch.tensor([0, 4, 2, 1])
     inputs = [numbers(4, 6), numbers(6, 5, seed=1), *(numbers(5, seed=i) for i in (2, 3, 4)), labels]
     check(module, want, *inputs, tol=1e-12)
+
+
+@pytest.mark.parametrize(("left", "right"), [((5, 3), (3,)), ((3,), (3, 4)), ((2, 5, 3), (3,))])
+def test_gradients_of_matrix_times_vector_survive_the_optimizations_of_the_stock_runtime(left, right):
+    """A transposed operand beside a vector is fused wrongly there: the gradient graph has none."""
+    a, b = numbers(*left, dtype=torch.float32).requires_grad_(), numbers(*right, seed=1, dtype=torch.float32).requires_grad_()
+    y = torch.matmul(a, b)
+    dy = numbers(*y.shape, seed=2, dtype=torch.float32)
+    y.backward(dy)
+    dims = [",".join(map(str, d)) for d in (left, right, y.shape)]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 20]> g (float[{dims[0]}] a, float[{dims[1]}] b) => (float[{dims[2]}] y) '
+        "{ y = MatMul (a, b) }"
+    )
+    gradient = ortmod.build_gradient(model, wrt=["a", "b"])
+    session = onnxruntime.InferenceSession(gradient.SerializeToString())
+    feeds = {"a": a.detach().numpy(), "b": b.detach().numpy(), "y_grad": dy.numpy()}
+    found = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    for name, tensor in (("a", a), ("b", b)):
+        np.testing.assert_allclose(found[f"{name}_grad"], tensor.grad.numpy(), rtol=1e-5, atol=1e-5)

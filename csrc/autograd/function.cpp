@@ -170,6 +170,8 @@ struct RunFunction : torch::autograd::Function<RunFunction<Traced>> {
   static variable_list first_or_second_order(const CallState& s, const Executable::Saved& reads,
                                              const variable_list& saved, variable_list& grads) {
     if (at::GradMode::is_enabled()) return through_joint(s, reads, saved, grads);
+    for (int i : reads.seeds)
+      if (!grads[i].defined()) grads[i] = torch::autograd::get_current_node()->input_metadata(i).zeros_like();
 
     at::TensorList all(saved);
     at::TensorList kept = all.slice(0, s.kept), args = all.slice(s.kept, reads.args.size()),

@@ -183,7 +183,10 @@ std::vector<at::Tensor> Executable::backward(PlanPair& pair, at::TensorList save
     }
     if (src.kind == Source::kSeed && !inputs[i].defined()) {
       const Type& t = fs->types[static_cast<size_t>(src.value)];
-      if (!t.is_static()) fail(ErrorKind::kGradient, "backward", "an output of data-dependent shape has no gradient");
+      if (!t.is_static())
+        fail(ErrorKind::kGradient, "backward",
+             "no gradient for \"" + plans->backward->input_name(i) +
+                 "\", an output whose shape depends on values: give a tensor of zeros");
       inputs[i] = at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()),
                             at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device));
     }

@@ -233,6 +233,8 @@ Type tensor_type(const onnx::TypeProto::Tensor& p, const std::string& what) {
   for (const auto& d : p.shape().dim()) {
     if (d.has_dim_value() && d.dim_value() < -1)
       bad("a dimension is negative: got " + std::to_string(d.dim_value()), what);
+    if (d.has_dim_param() && !is_utf8(d.dim_param()))
+      bad("the name of a dimension is not UTF-8: got \"" + shown(d.dim_param()) + "\"", what);
     if (d.has_dim_value() && d.dim_value() >= 0)
       t.dims.push_back(d.dim_value());
     else

@@ -135,6 +135,11 @@ const Schema* find_schema(Op op, int version) {
   return best;
 }
 
+int first_version(Op op) {
+  const auto it = table().find(op);
+  return it == table().end() || it->second.empty() ? 0 : it->second.front().since;
+}
+
 bool is_standard_domain(std::string_view domain) { return newest_opset(domain) != 0; }
 
 int newest_opset(std::string_view domain) {

@@ -29,6 +29,8 @@ struct Schema {
 
 /// The newest schema that is not newer than `version`, or null when the standard has no such operator then.
 const Schema* find_schema(Op op, int version);
+/// The opset that an operator of the standard came with; 0 for others.
+int first_version(Op op);
 /// Whether the standard defines this domain (its operators are all known).
 bool is_standard_domain(std::string_view domain);
 int newest_ir_version();

@@ -157,8 +157,9 @@ struct Batch {
 Batch statistics(const Grad& g, Expr x, double epsilon) {
   const Expr wide_x = cast(x, wide(x.dtype()));
   const std::vector<int64_t> axes = reduced(g);
-  const Expr mean = reduce_mean(wide_x, axes, false);
-  const Expr var = reduce_mean(square(wide_x - per_channel(mean, g.rank(0))), axes, false);
+  const int rank = g.rank(0);
+  const Expr mean = reduce_mean(wide_x, axes, rank == 1);  // of [N], the one channel's statistics are [1]
+  const Expr var = reduce_mean(square(wide_x - per_channel(mean, rank)), axes, rank == 1);
   return {mean, reciprocal(sqrt(var + epsilon))};
 }
 
@@ -171,7 +172,7 @@ Grads batch_norm_train_body(const Grad& g) {
   const Expr factor = s.invstd * cast(g.x(1), t);
   const Expr y =
       (cast(x, t) - per_channel(s.mean, rank)) * per_channel(factor, rank) + per_channel(cast(g.x(2), t), rank);
-  Expr var = reduce_mean(square(cast(x, t) - per_channel(s.mean, rank)), reduced(g), false);
+  Expr var = reduce_mean(square(cast(x, t) - per_channel(s.mean, rank)), reduced(g), rank == 1);
   if (g.attr("unbiased", int64_t{1})) {
     const Expr n = cast(size(x), t) / cast(size(g.x(1)), t);
     var = var * (n / (n - 1.0));
@@ -239,8 +240,8 @@ Grads batch_norm_grad(const Grad& g) {
   const std::vector<int64_t> axes = reduced(g);
   Grads r(5);
   if (g.needs(0)) r[0] = dy * per_channel(s * invstd, rank);
-  if (g.needs(2) || g.needs(3)) r[2] = reduce_sum(dy, axes, false);
-  if (g.needs(1) || g.needs(4)) r[1] = reduce_sum(dy * (x - per_channel(mean, rank)), axes, false) * invstd;
+  if (g.needs(2) || g.needs(3)) r[2] = reduce_sum(dy, axes, rank == 1);
+  if (g.needs(1) || g.needs(4)) r[1] = reduce_sum(dy * (x - per_channel(mean, rank)), axes, rank == 1) * invstd;
   if (g.needs(3)) r[3] = -(r[2] * s * invstd);
   if (g.needs(4)) r[4] = r[1] * s * square(invstd) * -0.5;
   return r;
@@ -279,7 +280,7 @@ Grads batch_norm_back_body(const Grad& g) {
   for (int i = 2; i < rank; ++i) axes.push_back(i);
   const Expr xhat = (x - per_channel(mean, rank)) * per_channel(invstd, rank);
   const Expr n = cast(size(x), t) / cast(size(scale), t);
-  const Expr dbias = reduce_sum(dy, axes, false), dscale = reduce_sum(dy * xhat, axes, false);
+  const Expr dbias = reduce_sum(dy, axes, rank == 1), dscale = reduce_sum(dy * xhat, axes, rank == 1);
   const Expr inner = dy - per_channel(dbias / n, rank) - xhat * per_channel(dscale / n, rank);
   return {cast(inner * per_channel(scale * invstd, rank), g.type(1).dtype), cast(dscale, g.type(2).dtype),
           cast(dbias, g.type(2).dtype)};

@@ -127,6 +127,28 @@ std::string spell(const Term& t, std::string_view dots, size_t rank) {
   return r;
 }
 
+struct Broadcast {
+  std::vector<int64_t> summed;  // axes of the target: operand i has one element, a factor of its gradient more
+  bool expanded = false;        // operand i has more elements than all factors of its gradient
+};
+
+Broadcast broadcast(const Grad& g, size_t i, const std::vector<std::string>& in, const std::string& out,
+                    const std::string& target) {
+  Broadcast r;
+  for (size_t k = 0; k < target.size(); ++k) {
+    const auto is_one = [&](const Type& t, const std::string& labels) {
+      const size_t at = labels.find(target[k]);
+      return at == std::string::npos || (t.has_rank && t.dims[at] == 1);
+    };
+    bool factors = is_one(g.dy().type(), out);
+    for (size_t j = 0; j < in.size(); ++j) factors = factors && (j == i || is_one(g.type(j), in[j]));
+    const bool own = is_one(g.type(i), in[i]);
+    if (own && !factors) r.summed.push_back(static_cast<int64_t>(k));
+    r.expanded = r.expanded || (factors && !own);
+  }
+  return r;
+}
+
 Grads einsum_grad(const Grad& g) {
   Equation e;
   const std::string text = g.attr("equation", "");
@@ -176,8 +198,10 @@ Grads einsum_grad(const Grad& g) {
     }
     const Expr x = g.x(i);
     Expr d = b.op("Einsum", operands, {{"equation", left + "->" + target}});
+    const Broadcast shape = broadcast(g, i, in, out, target);
+    if (!shape.summed.empty()) d = reduce_sum(d, shape.summed, true);
     d = unsqueeze(d, absent);
-    if (!absent.empty()) d = expand_like(d, x);
+    if (!absent.empty() || shape.expanded) d = expand_like(d, x);
     for (const auto& [p, q] : repeated) {
       const auto iota = [&](int64_t axis) {
         const Expr n = squeeze(dim(x, axis), {0});

@@ -61,10 +61,7 @@ Grads matmul_grad(const Grad& g) {
   } else if (rb == 1) {
     const Expr column = unsqueeze(dy, {dy.rank()});  // [.., M, 1]
     if (g.needs(0)) r[0] = column * b;
-    if (g.needs(1)) {
-      const Expr at = transpose(rows(a), {1, 0});
-      r[1] = matmul(at, flatten_all(dy));
-    }
+    if (g.needs(1)) r[1] = matmul(flatten_all(dy), rows(a));
   } else {
     if (g.needs(0)) {
       if (ra == 2 && rb > 2) {

@@ -166,6 +166,7 @@ Grads max_pool_grad_body(const Grad& g) {
   Builder& b = g.builder();
   const Expr dy = g.x(0), indices = g.x(1), x_shape = g.x(2);
   const int rank = g.rank(0);
+  if (b.opset() < 8) g.fail("the positions of the maxima came with opset 8", "use opset=\"upgrade\"");
   if (b.opset() >= 16) {
     const auto known = known_ints(x_shape);
     Expr zeros;

@@ -70,9 +70,11 @@ using Missing = std::map<std::string, std::vector<std::string>>;
 void collect_missing(const Graph& g, Missing& missing) {
   for (Node* n : g.nodes()) {
     const OpDef* def = find_op(*n);
-    if (!def || n->version < def->since || (!def->kernel && !def->bind && !def->body)) {
-      const std::string op =
+    const int first = first_version(n->op);
+    if (!def || n->version < std::max(def->since, first) || (!def->kernel && !def->bind && !def->body)) {
+      std::string op =
           (n->op->domain.empty() ? "ai.onnx" : n->op->domain) + "::" + n->op->name + "-" + std::to_string(n->version);
+      if (n->version < first) op += ", which came with opset " + std::to_string(first);
       missing[op].push_back(n->name.empty() && n->out() ? n->out()->name : n->name);
     }
     each_subgraph(*n, [&](const Graph& s) { collect_missing(s, missing); });

@@ -1,4 +1,6 @@
 // The extension module ortmod._C: errors, then the parts.
+#include <cstring>
+
 #include "autograd/function.h"
 #include "python/bind.h"
 
@@ -41,7 +43,9 @@ void throw_python_error(const Error& e) {
 
 void set_python_error(const Error& e) {
   py::object type = py::module_::import("ortmod._errors").attr(class_of(e.kind()));
-  PyErr_SetString(type.ptr(), e.what());
+  const auto text = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(e.what(), static_cast<Py_ssize_t>(std::strlen(e.what())), "backslashreplace"));
+  PyErr_SetObject(type.ptr(), text.ptr());
 }
 
 }  // namespace ortmod

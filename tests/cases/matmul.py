@@ -60,6 +60,12 @@ CASES = [
         {"equation": "b i j, b j k -> b k i"},
         torch=lambda a, b: torch.einsum("bij,bjk->bki", a, b),
     ),
+    Case(
+        "Einsum", [R(2, 1), R(3, 4)], {"equation": "ij,jk->ik"}, dynamic=False, torch=lambda a, b: torch.einsum("ij,jk->ik", a, b)
+    ),
+    Case(
+        "Einsum", [R(2, 4), R(1, 5)], {"equation": "ij,jk->ik"}, dynamic=False, torch=lambda a, b: torch.einsum("ij,jk->ik", a, b)
+    ),
     Case("Einsum", [R(3, 4)], {"equation": "ij->ji"}, torch=lambda a: torch.einsum("ij->ji", a)),
     Case("Einsum", [R(3, 4)], {"equation": "ij->i"}, torch=lambda a: torch.einsum("ij->i", a)),
     Case("Einsum", [R(3, 4)], {"equation": "ij->"}, torch=lambda a: torch.einsum("ij->", a)),

@@ -78,6 +78,11 @@ CASES = [
     Case("BatchNormalization", [R(4, 3, 2, 5), *STATS], opset=9, torch=batch_norm),
     Case("BatchNormalization", [R(4, 3), *STATS], opset=14, torch=batch_norm),
     Case("BatchNormalization", [R(4, 3, 6), *STATS], torch=batch_norm),
+    Case(
+        "BatchNormalization",
+        [R(4), R(1), R(1), R(1), U(0.5, 2.0, 1)],
+        torch=lambda x, *rest: batch_norm(x[:, None], *rest).squeeze(1),
+    ),
     Case("BatchNormalization", [R(4, 3, 2, 2, 2), *STATS], torch=batch_norm),
     Case(
         "BatchNormalization",
