@@ -1,5 +1,8 @@
 """Artifacts of models in float16 and bfloat16: losses and gradients as torch's in float32, updates rounded once."""
 
+import sys
+
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +11,7 @@ from nets import mlp
 from stock import StockTrainer
 from test_artifacts_training import LOSSES, WEIGHTS, hugging_face
 
+from ortmod import DTypeError
 from ortmod.training import onnxblock
 from ortmod.training.api import CheckpointState, Module, Optimizer
 from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
@@ -38,6 +42,40 @@ def batch(kind, dtype):
     if kind in (LossType.L1Loss, LossType.MSELoss):
         target = 3 * target.sign()
     return x, target.to(dtype) if target.is_floating_point() else target
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_parameters_gradients_and_buffers_come_as_arrays_of_their_type_and_go_back_in(tmp_path, dtype):
+    network, model = narrow_mlp(dtype)
+    generate_artifacts(model, WEIGHTS, None, LossType.MSELoss, OptimType.AdamW, tmp_path)
+    module, _ = opened(tmp_path)
+    parameters = module._state.parameters
+    element = ml_dtypes.bfloat16 if dtype is torch.bfloat16 else np.float16
+    x, target = batch(LossType.MSELoss, dtype)
+    loss = module(x, target)
+    for name, value in network.named_parameters():
+        data = parameters[name].data
+        assert data.dtype == parameters[name].grad.dtype == element
+        np.testing.assert_array_equal(data.astype(np.float32), value.detach().numpy())
+        parameters[name] = np.zeros_like(data)
+        assert not parameters[name].data.any()
+        parameters[name].data = data
+    buffer = module.get_contiguous_parameters()
+    assert buffer.dtype == element and len(buffer) == module.get_parameters_size()
+    module.copy_buffer_to_parameters(np.zeros_like(buffer))
+    assert not module.get_contiguous_parameters().any()
+    module.copy_buffer_to_parameters(buffer)
+    assert module(x, target) == loss
+    arrays = [t.view(torch.int16).numpy().view(element) for t in (x, target)]
+    assert module(*arrays) == float(loss)  # arrays in: a float32 array out
+
+
+def test_bfloat16_without_ml_dtypes_names_the_way_by_tensors(tmp_path, monkeypatch):
+    generate_artifacts(narrow_mlp(torch.bfloat16)[1], WEIGHTS, None, LossType.MSELoss, OptimType.AdamW, tmp_path)
+    module, _ = opened(tmp_path)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(DTypeError, match="install ml_dtypes, or .*checkpoint.load"):
+        module.get_contiguous_parameters()
 
 
 @pytest.mark.parametrize("kind", LossType)

@@ -24,8 +24,10 @@ from ortmod.training import (
     ElasticLearningPenalty,
     LearningRateAdamW,
     LearningRateSGD,
+    OrtDataLoader,
     OrtGradientForwardBackwardOptimizer,
     OrtGradientOptimizer,
+    ProviderError,
     add_loss_output,
 )
 
@@ -269,3 +271,12 @@ def test_signals_are_left_alone():
     x, y = table()
     optimizer().fit(x, y)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 1.5])
+def test_a_device_that_is_not_there_is_named(device):
+    x, y = table()
+    with pytest.raises(ortmod.DeviceError, match="device: got .*, (expected|but torch)"):
+        optimizer(device=device).fit(x, y)
+    with pytest.raises(ProviderError, match="device: got"):
+        OrtDataLoader(x, y, device=device)

@@ -14,7 +14,7 @@ from stock import StockTrainer
 from torch import nn
 
 import ortmod
-from ortmod import DTypeError, ModelError, OrtmodError, ShapeError
+from ortmod import DeviceError, DTypeError, ModelError, OrtmodError, ShapeError
 from ortmod.training import checkpoint, onnxblock
 from ortmod.training.api import CheckpointState, CosineLRScheduler, LinearLRScheduler, Module, Optimizer
 from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
@@ -368,13 +368,25 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (lambda: Module(tmp_path / "eval_model.onnx", state), "no training model"),
         (lambda: Module(tmp_path / "training_model.onnx", wrong), "mismatch"),
         (lambda: Module(tmp_path / "nowhere.onnx", state), "nowhere"),
+        (lambda: Module(tmp_path / "training_model.onnx", state), "give each Module a state of its own"),
+        (lambda: optimizer.set_learning_rate(-1.0), "got -1.0, expected a finite number"),
+        (lambda: optimizer.set_learning_rate(float("nan")), "got nan"),
+        (lambda: optimizer.set_learning_rate("0.1"), "got '0.1'"),
         (lambda: Optimizer(tmp_path / "training_model.onnx", module), "optimizer|expected"),
         (lambda: CheckpointState.load_checkpoint(tmp_path / "training_model.onnx"), "not a checkpoint"),
     ]
     for action, message in cases:
         with pytest.raises(OrtmodError, match=message):
             action()
-    assert np.isfinite(module(x, y))
+    for device in ("gpu", "cuda:99", "meta", 1.5):
+        with pytest.raises(DeviceError, match="device: got"):
+            Module(tmp_path / "training_model.onnx", wrong, device=device)
+    before = state.parameters["0.weight"].data
+    module(x, y)
+    optimizer.step()
+    assert not np.array_equal(before, state.parameters["0.weight"].data)  # still the state of the first module
+    optimizer.set_learning_rate(np.float32(0.5))
+    assert optimizer.get_learning_rate() == 0.5
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ortmod import _C
+from ortmod._device import device_of
 from ortmod._errors import DTypeError, ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
 from ortmod.training._pieces import compiled, element_of, loss_piece, piece
@@ -113,7 +114,7 @@ class Engine:
             clip_value=clip_value,
             report_norm=gradient_norm,
             training=training,
-            device=str(torch.device(device)),
+            device=str(device_of(device)),
         )
         self.columns = self.trainer.columns
 

@@ -17,6 +17,8 @@ def to_tensor(value: Any) -> torch.Tensor:
     elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
         return torch.from_dlpack(value)
     array = np.asarray(value)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes
+        return to_tensor(array.view(np.int16)).view(torch.bfloat16)
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"[train] data: got elements of type {array.dtype}, expected numbers; convert them first")
     if not array.flags.writeable or any(s < 0 for s in array.strides) or not array.dtype.isnative:
@@ -28,6 +30,21 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as a numpy array; bfloat16, which numpy lacks, as float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def to_array_as_is(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor as a numpy array of the same element type; bfloat16 is that of the package ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.numpy()
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise DTypeError(
+            "[checkpoint] numpy has no bfloat16: install ml_dtypes, or save the state and read it as tensors with "
+            "ortmod.training.checkpoint.load"
+        ) from None
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
 def all_finite(tensor: torch.Tensor) -> bool:

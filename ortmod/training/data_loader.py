@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ortmod._device import device_of
 from ortmod._errors import ShapeError
 from ortmod.training._values import to_tensor
 
@@ -38,6 +39,7 @@ class OrtDataLoader:
         for name, column in zip(("y", "sample_weight"), columns[1:], strict=False):
             if len(column) != len(columns[0]):
                 raise ShapeError(f"[train] {name}: got {len(column)} rows, expected {len(columns[0])}, the rows of X")
+        device = device_of(device)
         self._columns = tuple(column.contiguous().to(device) for column in columns)
         self.batch_size = batch_size
         self.device = str(device)

@@ -1,6 +1,6 @@
 """Exceptions and warnings of training."""
 
-from ortmod._errors import OrtmodError
+from ortmod._errors import DeviceError, OrtmodError
 
 
 class ConvergenceError(OrtmodError):
@@ -15,5 +15,4 @@ class EvaluationError(OrtmodError):
     """The loss of the validation data is not finite."""
 
 
-class ProviderError(OrtmodError):
-    """Data and model are on different devices, or on one that is not there."""
+ProviderError = DeviceError  # onnxcustom's name of it

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ortmod import _C
+from ortmod._device import device_of
 from ortmod._errors import ModelError
 from ortmod._model import load
 from ortmod.training._params import Parameters
@@ -127,7 +128,7 @@ class OrtGradientForwardBackward(Parameters):
         self.debug = debug
         self.training = training
         self.providers = providers
-        self.device = device if device is not None else _device_of(providers, device_index)
+        self.device = device_of(device if device is not None else _device_of(providers, device_index))
         self._init()
 
     sess_options = provider_options = run_options = graph_builder_config = None

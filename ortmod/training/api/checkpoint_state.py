@@ -10,12 +10,15 @@ import torch
 from ortmod import _C
 from ortmod._errors import ModelError
 from ortmod.training import checkpoint
-from ortmod.training._values import to_array, to_tensor
+from ortmod.training._values import to_array_as_is, to_tensor
 from ortmod.training.checkpoint import State
 
 
 class Parameter:
-    """One parameter of a state; `data` and `grad` are copies as numpy arrays."""
+    """One parameter of a state; `data` and `grad` are copies as numpy arrays of its element type.
+
+    bfloat16 is `ml_dtypes.bfloat16`; DTypeError where that package is missing.
+    """
 
     def __init__(self, state: "CheckpointState", name: str) -> None:
         self._state, self._name = state, name
@@ -26,8 +29,8 @@ class Parameter:
 
     @property
     def data(self) -> np.ndarray:
-        """The value; set it to an array of the same shape and type."""
-        return to_array(self._state._value(self._name)).copy()
+        """The value; set it to an array or tensor of the same shape and type."""
+        return to_array_as_is(self._state._value(self._name)).copy()
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -39,7 +42,7 @@ class Parameter:
         session = self._state._session
         if session is None or not session.has_gradients or not self.requires_grad:
             return None
-        return to_array(session.gradient(self._name)).copy()
+        return to_array_as_is(session.gradient(self._name)).copy()
 
     @property
     def requires_grad(self) -> bool:
@@ -142,6 +145,11 @@ class CheckpointState:
         return self._properties
 
     def _attach(self, session: _C.TrainingSession) -> None:
+        if self._session is not None:
+            raise ModelError(
+                "[checkpoint] the state belongs to another Module already, whose steps update it; give each Module a state of its "
+                "own: save_checkpoint to keep what was trained, then load_checkpoint"
+            )
         self._session = session
         self._trainable = set(session.trainable)
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from ortmod import _C
+from ortmod._device import device_of
 from ortmod._errors import ModelError
-from ortmod.training._values import to_tensor
+from ortmod.training._values import to_array_as_is, to_tensor
 from ortmod.training.api.checkpoint_state import CheckpointState
 from ortmod.training.checkpoint import Replacement
 
@@ -23,7 +24,8 @@ class Module:
         session_options: taken for the sake of code for onnxruntime-training; must be None.
 
     Raises:
-        ModelError: a file is no training model, or does not belong to the state.
+        ModelError: a file is no training model or does not belong to the state, or the state has a module already.
+        DeviceError: the device is not there.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Module:
             raise ModelError("[artifacts] session_options: ortmod's engine takes none; leave it out")
         given = {name: None if v.device.type == "meta" else v for name, v in state._state.parameters.items()}
         evaluation = "" if eval_model_uri is None else os.fspath(eval_model_uri)
-        self._session = _C.TrainingSession(os.fspath(train_model_uri), evaluation, given, device)
+        self._session = _C.TrainingSession(os.fspath(train_model_uri), evaluation, given, str(device_of(device, "artifacts")))
         self._state, self.training = state, True
         self._step = self._session.train_step
         state._attach(self._session)
@@ -49,7 +51,7 @@ class Module:
         """One step: the loss and the additional outputs; in training mode gradients add up until lazy_reset_grad().
 
         Inputs come in the order of `input_names()` as numpy arrays, torch tensors or DLPack; outputs are torch tensors if all
-        inputs are, else numpy arrays.
+        inputs are, else numpy arrays (of bfloat16 values: float32).
         """
         if not self._state._ready:
             self._state._check_ready()
@@ -75,9 +77,10 @@ class Module:
         return self._session.parameters_size(trainable_only)
 
     def get_contiguous_parameters(self, trainable_only: bool = False) -> np.ndarray:
-        """A copy of all parameters, one after another in the order of the training model's inputs."""
+        """A copy of all parameters, one after another in the order of the training model's inputs, in their element type
+        (bfloat16 as `ml_dtypes.bfloat16`)."""
         self._state._check_ready()
-        return self._session.to_buffer(trainable_only).cpu().numpy()
+        return to_array_as_is(self._session.to_buffer(trainable_only))
 
     def copy_buffer_to_parameters(self, buffer: Any, trainable_only: bool = True) -> None:
         """Sets all parameters from one buffer, as get_contiguous_parameters gives it."""

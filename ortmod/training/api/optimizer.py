@@ -1,7 +1,9 @@
 """Updates of an optimizer model."""
 
+import math
 import os
 
+from ortmod._errors import ModelError
 from ortmod.training.api.module import Module
 
 
@@ -26,7 +28,18 @@ class Optimizer:
         self._session.optimizer_step()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        self._session.learning_rate = learning_rate
+        """The rate of the updates to come.
+
+        Raises:
+            ModelError: it is no number, not finite, or below 0.
+        """
+        try:
+            rate = float(learning_rate)
+        except (TypeError, ValueError):
+            rate = math.nan
+        if isinstance(learning_rate, str | bytes) or not math.isfinite(rate) or rate < 0:
+            raise ModelError(f"[artifacts] learning_rate: got {learning_rate!r}, expected a finite number of at least 0")
+        self._session.learning_rate = rate
 
     def get_learning_rate(self) -> float:
         """0.001 unless set or restored."""
