@@ -14,8 +14,9 @@ from stock import StockTrainer
 from test_artifacts_training import WEIGHTS, AdamW, Convolutional, compare
 from torch import nn
 
-from ortmod import GradientError, OrtmodError
-from ortmod.training import artifacts, checkpoint
+from ortmod import GradientError, ModelError, OrtmodError
+from ortmod.training import artifacts, checkpoint, onnxblock
+from ortmod.training.api import CheckpointState, Module
 from ortmod.training.artifacts import LossType, OptimType, generate_artifacts
 from ortmod.training.onnxblock._training import rename
 
@@ -229,6 +230,30 @@ def scalar_model():
     return parse('<ir_version: 8, opset_import: ["" : 17]> m (float[2] x) => (float[2] y) { y = Mul(x, w) }', w=torch.ones(2))
 
 
+def chain(x="x", h="h", loss_of="y"):
+    """y = tanh(x w), z = y v; the outputs are y and z, `loss_of` the first of them."""
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> m (float[N, 3] {x}) => (float[N, 3] y, float[N, 3] z) {{
+            h = MatMul({x}, w)
+            y = Tanh(h)
+            z = MatMul(y, v)
+        }}""",
+        w=torch.ones(3, 3),
+        v=torch.ones(3, 3),
+    )
+    rename(model.graph, "h", h)
+    return {"model": model, "requires_grad": None, "loss": LossType.MSELoss, "loss_input_names": [loss_of]}
+
+
+class Returning(onnxblock.Block):
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def build(self, *_):
+        return self.result
+
+
 def with_unused(model):
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "unused"))
     return model
@@ -267,6 +292,26 @@ BAD = {
         GradientError,
         "must be one number",
     ),
+    "default, all frozen": (
+        lambda: {"requires_grad": None, "frozen_params": WEIGHTS},
+        GradientError,
+        "frozen_params names all parameters that train by default .*leave one out",
+    ),
+    "out of reach": (
+        lambda: {**chain(), "requires_grad": ["w", "v"]},
+        GradientError,
+        'no gradient of the loss "loss" reaches "v": no path; take it out of requires_grad, or name it in frozen_params',
+    ),
+    "nothing in reach": (lambda: {**chain(), "frozen_params": ["w"]}, GradientError, 'nothing to train.*"v": no path'),
+    "name of an input": (lambda: chain(x="lazy_reset_grad"), RuntimeError, '"lazy_reset_grad", a name that training models give'),
+    "name of a buffer": (lambda: chain(h="w_grad.accumulation.buffer"), RuntimeError, '"w_grad.accumulation.buffer", a name'),
+    "name of the target": (lambda: chain(h="target"), RuntimeError, "computes a value of that name; rename .* or give a Block"),
+    "name from a block": (
+        lambda: {"loss": Returning("nonsense")},
+        LookupError,
+        'Returning.build returned "nonsense", which is no value of the model; known are',
+    ),
+    "nothing from a block": (lambda: {"loss": Returning(None)}, RuntimeError, "Returning.build returned None, expected the name"),
     "opset": (lambda: {"opset": "newest"}, RuntimeError, "opset: got 'newest'"),
     "a group": (
         lambda: {"optimizer": AdamW(groups=[{"params": "9.*"}])},
@@ -291,6 +336,35 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, case, monkeyp
         generate_artifacts(**{**defaults, **made()})
     assert isinstance(found.value, OrtmodError)
     assert os.listdir(tmp_path) == []
+
+
+def test_by_default_what_the_loss_does_not_reach_is_frozen(tmp_path):
+    given = chain()
+    report = generate_artifacts(given.pop("model"), artifact_directory=tmp_path, **given)
+    rows = {name: (kind, why) for name, _, kind, why in report.parameters}
+    assert rows["w"][0] == "trains" and rows["v"] == ("frozen", "the loss does not reach it: no path")
+    state = checkpoint.load(tmp_path / "checkpoint")
+    assert state.trainable == ["w"] and sorted(state.parameters) == ["v", "w"]
+    for part in ("training", "eval"):
+        onnx.checker.check_model(onnx.load(tmp_path / f"{part}_model.onnx"), full_check=True)
+
+
+def test_bfloat16_goes_to_the_opset_in_which_its_operators_have_it(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).bfloat16()
+    x = torch.randn(4, 1, 4, 4, dtype=torch.bfloat16)
+    model = exported(net, x)
+    with pytest.raises(
+        ModelError, match="not valid ONNX at opset 20: .*Conv.*opset='upgrade' raises it to opset 22, in which it is"
+    ):
+        generate_artifacts(model, None, None, LossType.CrossEntropyLoss, OptimType.AdamW, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    generate_artifacts(model, None, None, LossType.CrossEntropyLoss, OptimType.AdamW, tmp_path, opset="upgrade")
+    assert onnx.load(tmp_path / "training_model.onnx").opset_import[0].version == 22
+    module = Module(tmp_path / "training_model.onnx", CheckpointState.load_checkpoint(tmp_path / "checkpoint"))
+    labels = torch.arange(4) % 3
+    loss = nn.functional.cross_entropy(net.float()(x.float()), labels)
+    assert float(module(x, labels)) == pytest.approx(loss.item(), rel=0.02)
 
 
 def test_a_running_statistic_does_not_train_by_gradient(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from ortmod import _C
 from ortmod._choice import choose
 from ortmod._errors import DTypeError, GradientError, ModelError
 from ortmod._model import TORCH_TO_ONNX, load, type_text
@@ -80,10 +81,12 @@ def generate_artifacts(
 
     Args:
         model: a path or a ModelProto; a path for models larger than 2 GiB.
-        requires_grad: names of the parameters to train; default: those that train by default, without `frozen_params`.
+        requires_grad: names of the parameters to train; default: those that train by default and that a gradient of the loss
+            reaches, without `frozen_params`. The others of them are frozen; the report says why.
         frozen_params: names of parameters that are in the checkpoint but do not train. A BatchNormalization whose running
             statistics are named here normalises with them; all others update theirs. Other initializers stay constants.
-        loss: a LossType, a Block that is called with the model's outputs, or None: the first output is the loss.
+        loss: a LossType, a Block that is called with the model's outputs, or None: the first output is the loss. A LossType takes
+            its target from a new input `target` (CrossEntropyLoss: `labels`), or from the model's input of that name.
         optimizer: an OptimType, a Block (such as onnxblock.optim.AdamW(...)) that is called with the parameters, or None.
         artifact_directory: where to write; made if missing; default: the current directory.
         prefix: of the names of files.
@@ -110,7 +113,9 @@ def generate_artifacts(
     if nodes := folded_batch_norms(base):
         warnings.warn(f"{FOLDED} ({len(nodes)} nodes, the first is {nodes[0]!r})", stacklevel=2)
     trainable, frozen, reasons = _selected(base, path, requires_grad, frozen_params)
-    models = _training_models(base, path, loss, trainable, frozen, additional_output_names, loss_input_names, opset, library)
+    models = _training_models(
+        base, path, loss, trainable, frozen, additional_output_names, loss_input_names, opset, library, requires_grad is None
+    )
     files: dict[str, onnx.ModelProto] = {"training_model.onnx": models.training, "eval_model.onnx": models.eval}
     if optimizer is not None:
         files["optimizer_model.onnx"] = _optimizer_model(optimizer, models, proto.opset(base))
@@ -178,8 +183,33 @@ def _base_model(model: Any, opset: str | int, optimizer: Any) -> tuple[onnx.Mode
             stacklevel=3,
         )
     if wanted != present:
-        base, path = onnx.load_from_string(at_opset(load(path or base), wanted).to_bytes()), None
-    return base, path
+        base, path = _at_opset(base, path, wanted), None
+    if (wrong := _invalid(base)) is None:
+        return base, path
+    for target in range(wanted + 1, _C.newest_opset() + 1):
+        try:
+            found = _at_opset(base, path, target)
+        except ModelError:
+            continue
+        if _invalid(found) is None and opset == "upgrade":
+            return found, None
+        if _invalid(found) is None:
+            wrong += f"; opset='upgrade' raises it to opset {target}, in which it is valid"
+            break
+    raise ModelError(f"[artifacts] model: it is not valid ONNX at opset {wanted}: {wrong}")
+
+
+def _at_opset(base: onnx.ModelProto, path: str | None, target: int) -> onnx.ModelProto:
+    return onnx.load_from_string(at_opset(load(path or base), target).to_bytes())
+
+
+def _invalid(base: onnx.ModelProto) -> str | None:
+    """What onnx's checker says, if the model is not valid."""
+    try:
+        onnxblock.blocks.check(base)
+    except ModelError as error:
+        return str(error.__cause__ or error)
+    return None
 
 
 def _selected(
@@ -192,7 +222,13 @@ def _selected(
     if requires_grad is not None:
         return list(requires_grad), frozen, {name: "named in requires_grad" for name in requires_grad}
     choices = choose(load(path or base), None, None, False)
-    chosen = {c.name: c.reason for c in choices if c.kind == "parameter" and c.name not in set(frozen)}
+    default = {c.name: c.reason for c in choices if c.kind == "parameter"}
+    chosen = {name: reason for name, reason in default.items() if name not in set(frozen)}
+    if default and not chosen:
+        raise GradientError(
+            "[artifacts] there is nothing to train: frozen_params names all parameters that train by default "
+            f"({', '.join(list(default)[:5])}{', ...' if len(default) > 5 else ''}); leave one out, or name others in requires_grad"
+        )
     if not chosen:
         raise GradientError(
             "[artifacts] there is nothing to train: no parameter of the model trains by default; name some in requires_grad"
@@ -203,19 +239,30 @@ def _selected(
 class _Loss(onnxblock.TrainingBlock):
     """The loss on top of the model, then the additional outputs."""
 
-    def __init__(self, loss: onnxblock.Block | None, additional: list[str], opset: str) -> None:
+    def __init__(self, loss: onnxblock.Block | None, additional: list[str], opset: str, reached_only: bool) -> None:
         super().__init__()
+        self._reached_only = reached_only
         self._loss, self._additional, self.opset = loss, additional, opset
 
     def build(self, *inputs: str) -> tuple[str, ...]:
         outputs = self._loss(*inputs) if self._loss is not None else inputs
-        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        outputs = (outputs,) if isinstance(outputs, str) else outputs
+        self._check_outputs(outputs)
         if self._loss is None:
             _check_number(self.base, outputs[0])
         elif outputs[0] != LOSS and not proto.exists(self.base, LOSS):
             rename(self.base.graph, outputs[0], LOSS)
             outputs = (LOSS, *outputs[1:])
         return (*outputs, *(name for name in self._additional if name not in outputs))
+
+    def _check_outputs(self, outputs: Any) -> None:
+        says = f"[artifacts] loss: {type(self._loss).__name__}.build returned"
+        if not isinstance(outputs, list | tuple) or not outputs or not all(isinstance(name, str) for name in outputs):
+            raise ModelError(f"{says} {outputs!r}, expected the name of a value, or names of which the first is the loss")
+        known = proto.names(self.base.graph)
+        for name in outputs:
+            if name not in known:
+                raise proto.UnknownNameError(f'{says} "{name}", which is no value of the model{proto.near(name, sorted(known))}')
 
 
 def _check_number(model: onnx.ModelProto, name: str) -> None:
@@ -248,6 +295,7 @@ def _training_models(
     loss_inputs: list[str] | None,
     opset: str | int,
     library: str | None,
+    reached_only: bool,
 ) -> TrainingModels:
     outputs = [value.name for value in base.graph.output]
     given = loss_inputs or outputs
@@ -257,6 +305,13 @@ def _training_models(
             "say which in loss_input_names"
         )
     known = proto.names(base.graph)
+    if isinstance(loss, LossType):
+        target = "labels" if loss is LossType.CrossEntropyLoss else "target"
+        if target in known - {value.name for value in base.graph.input}:
+            raise ModelError(
+                f'[artifacts] loss: {loss.name} has an input "{target}" for its target, and the model computes a value of that '
+                "name; rename the value, or give a Block that calls the loss with another name"
+            )
     for argument, names in (("loss_input_names", loss_inputs or []), ("additional_output_names", additional or [])):
         for name in names:
             if name not in known:
@@ -265,7 +320,7 @@ def _training_models(
                     f"{proto.near(name, sorted(known))}"
                 )
     block = getattr(onnxblock.loss, loss.name)() if isinstance(loss, LossType) else loss
-    training = _Loss(block, additional or [], "keep" if isinstance(opset, int) else opset)
+    training = _Loss(block, additional or [], "keep" if isinstance(opset, int) else opset, reached_only)
     for name in trainable:
         training.requires_grad(name)
     if both := sorted(set(trainable) & set(frozen)):

@@ -21,7 +21,8 @@ from ortmod.gradient import at_opset, warn_of_old_forms
 from ortmod.training.checkpoint import raw_bytes
 from ortmod.training.onnxblock import _proto as proto
 
-BUFFER, ACCUMULATED, UPDATED, RESET = "_grad.accumulation.buffer", "_grad.accumulation.out", ".updated", "lazy_reset_grad"
+BUFFER, ACCUMULATED, SUM = "_grad.accumulation.buffer", "_grad.accumulation.out", "_grad.accumulation.sum"
+UPDATED, RESET = ".updated", "lazy_reset_grad"
 NOTE = "ortmod.artifact"
 _WHERE_OPSET = 9
 
@@ -59,6 +60,7 @@ def build_models(
     frozen: Iterable[str],
     base_dir: str = "",
     opset: str = "keep",
+    reached_only: bool = False,
 ) -> TrainingModels:
     """The models of `model`, whose first output is the loss.
 
@@ -69,9 +71,10 @@ def build_models(
         frozen: names of parameters that are inputs but do not train; running statistics among them stay as they are.
         base_dir: folder of external data.
         opset: "keep", or "upgrade" to the lowest opset in which all gradients have a cheap form.
+        reached_only: parameters of `requires_grad` that no gradient reaches are frozen.
 
     Raises:
-        ModelError: a name is not a parameter, or named twice.
+        ModelError: a name is not a parameter, or named twice, or one that training models give to values of theirs.
         GradientError: there is nothing to train, or no gradient reaches a parameter.
     """
     graph = _loaded(model, base_dir)
@@ -87,8 +90,20 @@ def build_models(
         )
     if not trainable:
         raise GradientError("[artifacts] there is nothing to train: name parameters in requires_grad")
-    options = _C.GradientOptions(trainable, [loss])
+    _check_generated(model, trainable)
     training, updates = _C.switched(graph, True, held)
+    missed = _missed(training, loss, trainable)
+    if missed and (not reached_only or len(missed) == len(trainable)):
+        name, why = next(iter(missed.items()))
+        raise GradientError(
+            f'[artifacts] requires_grad: no gradient of the loss "{loss}" reaches "{name}": {why}; take it out of requires_grad, '
+            "or name it in frozen_params"
+            if not reached_only
+            else f'[artifacts] there is nothing to train: no gradient of the loss "{loss}" reaches a parameter that trains by '
+            f'default; "{name}": {why}'
+        )
+    trainable, held = [name for name in trainable if name not in missed], [*held, *missed]
+    options = _C.GradientOptions(trainable, [loss])
     while forms := training.old_forms(options):
         target = max(needed for _, needed, _ in forms)
         if opset == "keep":
@@ -96,7 +111,7 @@ def build_models(
             break
         graph = at_opset(graph, target)
         training, updates = _C.switched(graph, True, held)
-    reasons = {name: "named in frozen_params" for name in held}
+    reasons = {name: f"the loss does not reach it: {missed[name]}" if name in missed else "named in frozen_params" for name in held}
     reasons.update({name: "running statistic, updated by training" for name, _ in updates if name not in reasons})
     chosen = {*trainable, *held, *(name for name, _ in updates)}
     names = sorted(chosen, key=lambda name: order.get(name, len(order)))
@@ -159,6 +174,23 @@ def _check_names(model: onnx.ModelProto, types: dict, trainable: list[str], held
         raise ModelError(
             "[artifacts] A parameter cannot be frozen and require gradient computation at the same time: got "
             + ", ".join(f'"{name}"' for name in sorted(both))
+        )
+
+
+def _missed(graph: _C.Model, loss: str, names: list[str]) -> dict[str, str]:
+    """The names that no gradient of the loss reaches, and why."""
+    kept = graph.keep_outputs([loss])
+    known = {name for name, _, _ in kept.weights}
+    missed = {name: why for name, reached, why in kept.reach([name for name in names if name in known]) if not reached}
+    return {name: missed.get(name, "no path") for name in names if name in missed or name not in known}
+
+
+def _check_generated(model: onnx.ModelProto, trainable: list[str]) -> None:
+    """The names that `_add_gradients` gives are free."""
+    made = {RESET, *(name + end for name in trainable for end in (BUFFER, ACCUMULATED, SUM))}
+    if taken := sorted(made & proto.names(model.graph)):
+        raise ModelError(
+            f'[artifacts] the model has a value "{taken[0]}", a name that training models give to a value of their own; rename it'
         )
 
 
@@ -240,7 +272,7 @@ def _flag(paste: proto.Paste, opset: int):  # type: ignore[no-untyped-def]
     reset = paste.add("Reshape", [RESET, shape], RESET + ".scalar")
 
     def accumulate(name: str, gradient: str, code: int) -> Iterator[onnx.NodeProto]:
-        total, kept = name + "_grad.accumulation.sum", name + BUFFER
+        total, kept = name + SUM, name + BUFFER
         if opset >= _WHERE_OPSET:
             yield helper.make_node("Add", [kept, gradient], [total])
             yield helper.make_node("Where", [reset, gradient, total], [name + ACCUMULATED])

@@ -67,6 +67,7 @@ class TrainingBlock(blocks.Block):
 
     opset = "keep"  # or "upgrade": to the lowest in which all gradients have a cheap form
     _models: TrainingModels | None = None
+    _reached_only = False  # parameters that the loss does not reach are frozen, not refused
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +106,6 @@ class TrainingBlock(blocks.Block):
         directory = os.path.dirname(os.path.abspath(handle.path)) if handle.has_path else ""
         trainable = [name for name, trains in wanted.items() if trains]
         frozen = [name for name, trains in wanted.items() if not trains]
-        self._models = build_models(handle.model, names[0], trainable, frozen, directory, self.opset)
+        self._models = build_models(handle.model, names[0], trainable, frozen, directory, self.opset, self._reached_only)
         handle.model.CopyFrom(self._models.training)
         return result
