@@ -32,19 +32,21 @@ ONNX_TO_TORCH = {
 TORCH_TO_ONNX = {torch_type: code for code, torch_type in ONNX_TO_TORCH.items()}
 
 
-def load(model: Any, check: bool = True) -> _C.Model:
-    """The graph of a path, bytes, ModelProto or anything with SerializeToString(), in canonical form; `check=False`: as written."""
+def load(model: Any, check: bool = True, foreign: bool = False) -> _C.Model:
+    """The graph of a path, bytes, ModelProto or anything with SerializeToString(), in canonical form; `check=False`: as written;
+    `foreign`: unknown operators of other domains stay (for graphs that another runtime runs)."""
     if isinstance(model, _C.Model):
         return model
     if isinstance(model, str | os.PathLike):
         path = os.fspath(model)
-        return _C.Model.from_file(path) if check else _C.Model.unchecked_from_file(path)
+        return _C.Model.from_file(path, foreign=foreign) if check else _C.Model.unchecked_from_file(path)
     if hasattr(model, "model_proto"):  # torch.onnx.ONNXProgram
         model = model.model_proto
     if hasattr(model, "SerializeToString"):
         model = model.SerializeToString()
     if isinstance(model, bytes | bytearray | memoryview):
-        return _C.Model.from_bytes(bytes(model)) if check else _C.Model.unchecked_from_bytes(bytes(model))
+        data = bytes(model)
+        return _C.Model.from_bytes(data, foreign=foreign) if check else _C.Model.unchecked_from_bytes(data)
     raise ModelError(f"[import] model: got {type(model).__name__}, expected a path, bytes or an onnx.ModelProto")
 
 

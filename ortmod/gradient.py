@@ -49,7 +49,7 @@ def build_gradient(
     """
     if unreachable not in ("error", "zero"):
         raise GradientError(f"[differentiate] unreachable: got {unreachable!r}, expected 'error' or 'zero'")
-    base = load(model)
+    base = load(model, foreign=True)
     if not isinstance(opset, str):
         base = at_opset(base, opset)
     graph = _in_mode(base, training)
@@ -174,7 +174,7 @@ def _converted(graph: _C.Model, target: int) -> _C.Model:
         onnx.checker.check_model(after)
     except Exception as error:
         raise ModelError(f"[import] opset: the model cannot be converted to opset {target}: {error}") from error
-    result = load(after)
+    result = load(after, foreign=True)
     kept = [[name for name, _, _ in part] for g in (graph, result) for part in (g.inputs, g.outputs)]
     if kept[0] != kept[2] or kept[1] != kept[3]:
         raise ModelError(

@@ -13,9 +13,9 @@ BUFFER = "_grad.accumulation.buffer"
 class StockTrainer:
     """The loop of the documents over two sessions: state goes in as inputs and comes back as outputs."""
 
-    def __init__(self, directory, prefix=""):
+    def __init__(self, directory, prefix="", options=None):
         directory = Path(directory)
-        self.train = onnxruntime.InferenceSession(directory / f"{prefix}training_model.onnx")
+        self.train = onnxruntime.InferenceSession(directory / f"{prefix}training_model.onnx", options)
         self.update = onnxruntime.InferenceSession(directory / f"{prefix}optimizer_model.onnx")
         state = checkpoint.load(directory / f"{prefix}checkpoint")
         self.parameters = {name: value.numpy() for name, value in state.parameters.items()}

@@ -41,9 +41,10 @@ std::vector<PassReport> optimise(Graph& g, const PassContext& context = {},
 /// names the node.
 void infer_all(Graph& g);
 /// Every operator without an entry in one UnsupportedOpError, with the names of the nodes.
-void check_supported(const Graph& g);
-/// What follows from_bytes: canonicalise, check_supported, infer_all, verify.
-void prepare(Graph& g);
+void check_supported(const Graph& g, bool foreign = false);
+/// What follows from_bytes: canonicalise, check_supported, infer_all, verify. `foreign`: operators of other domains
+/// that are not known here may stay, when the types of their outputs are declared.
+void prepare(Graph& g, bool foreign = false);
 
 int fold(Graph& g, const PassContext& c);
 int cse(Graph& g, const PassContext& c);

@@ -59,6 +59,10 @@ void infer(Graph& g, bool check) {
       Value* v = n->outputs[i];
       if (!v) continue;
       if (check) check_declared(*v, before[i], outputs.contains(v));
+      if (check && v->type.kind == Kind::kTensor && v->type.dtype == DType::kUndefined && !find_op(*n))
+        fail(ErrorKind::kModel, "import",
+             "the type of \"" + v->name + "\" is not known: an operator of another domain computes it", *n, -1,
+             "declare it in value_info");
       if (!v->type.has_rank && before[i].has_rank && before[i].dtype == v->type.dtype && v->type.kind == Kind::kTensor)
         v->type = Type(v->type.dtype, Dims(before[i].dims.size(), kAnyDim));
     }
@@ -67,9 +71,10 @@ void infer(Graph& g, bool check) {
 
 using Missing = std::map<std::string, std::vector<std::string>>;
 
-void collect_missing(const Graph& g, Missing& missing) {
+void collect_missing(const Graph& g, bool foreign, Missing& missing) {
   for (Node* n : g.nodes()) {
     const OpDef* def = find_op(*n);
+    if (foreign && !def && !is_standard_domain(n->op->domain)) continue;
     const int first = first_version(n->op);
     if (!def || n->version < std::max(def->since, first) || (!def->kernel && !def->bind && !def->body)) {
       std::string op =
@@ -77,7 +82,7 @@ void collect_missing(const Graph& g, Missing& missing) {
       if (n->version < first) op += ", which came with opset " + std::to_string(first);
       missing[op].push_back(n->name.empty() && n->out() ? n->out()->name : n->name);
     }
-    each_subgraph(*n, [&](const Graph& s) { collect_missing(s, missing); });
+    each_subgraph(*n, [&](const Graph& s) { collect_missing(s, foreign, missing); });
   }
 }
 
@@ -93,9 +98,9 @@ void check_tensor(const Value& v, const std::string& what) {
 
 void infer_all(Graph& g) { infer(g, false); }
 
-void check_supported(const Graph& g) {
+void check_supported(const Graph& g, bool foreign) {
   Missing missing;
-  collect_missing(g, missing);
+  collect_missing(g, foreign, missing);
   if (missing.empty()) return;
   constexpr size_t kNamed = 5;
   std::string what =
@@ -118,9 +123,9 @@ void check_supported(const Graph& g) {
   fail(ErrorKind::kUnsupportedOp, "import", what);
 }
 
-void prepare(Graph& g) {
+void prepare(Graph& g, bool foreign) {
   canonicalise(g);
-  check_supported(g);
+  check_supported(g, foreign);
   infer(g, true);
   canonicalise(g);  // what types made clear
   for (const Value* v : g.inputs) check_tensor(*v, "input");

@@ -56,8 +56,8 @@ Literals literals_of(const std::map<std::string, at::Tensor>& tensors) {
   return r;
 }
 
-Model prepared(std::unique_ptr<Graph> g) {
-  prepare(*g);
+Model prepared(std::unique_ptr<Graph> g, bool foreign = false) {
+  prepare(*g, foreign);
   return {std::move(g)};
 }
 
@@ -255,11 +255,15 @@ void bind_graph(py::module_& m) {
   py::class_<Model>(m, "Model")
       .def_static(
           "from_bytes",
-          [](const py::bytes& bytes, const std::string& base_dir, const std::map<std::string, at::Tensor>& given) {
-            return prepared(from_bytes(std::string_view(bytes), base_dir, literals_of(given)));
+          [](const py::bytes& bytes, const std::string& base_dir, const std::map<std::string, at::Tensor>& given,
+             bool foreign) {
+            return prepared(from_bytes(std::string_view(bytes), base_dir, literals_of(given)), foreign);
           },
-          py::arg("bytes"), py::arg("base_dir") = "", py::arg("given") = std::map<std::string, at::Tensor>{})
-      .def_static("from_file", [](const std::string& path) { return prepared(from_file(path)); })
+          py::arg("bytes"), py::arg("base_dir") = "", py::arg("given") = std::map<std::string, at::Tensor>{},
+          py::arg("foreign") = false)
+      .def_static(
+          "from_file", [](const std::string& path, bool foreign) { return prepared(from_file(path), foreign); },
+          py::arg("path"), py::arg("foreign") = false)
       .def_static("unchecked_from_bytes",
                   [](const py::bytes& bytes) { return Model{from_bytes(std::string_view(bytes))}; })
       .def_static("unchecked_from_file", [](const std::string& path) { return Model{from_file(path)}; })

@@ -15,7 +15,7 @@ import onnx
 
 from ortmod import _C
 from ortmod._choice import choose
-from ortmod._errors import DTypeError, GradientError, ModelError
+from ortmod._errors import DTypeError, GradientError, ModelError, UnsupportedOpError
 from ortmod._model import TORCH_TO_ONNX, load, type_text
 from ortmod._table import table
 from ortmod.gradient import at_opset
@@ -91,7 +91,8 @@ def generate_artifacts(
         artifact_directory: where to write; made if missing; default: the current directory.
         prefix: of the names of files.
         ort_format: write each model in the format of onnxruntime, too (needs the package onnxruntime).
-        custom_op_library: library of operators for the stock onnxruntime that the model uses.
+        custom_op_library: library of operators for the stock onnxruntime that the model uses; their types stand in value_info, and
+            those that a gradient passes have a rule by `ortmod.register_gradient`. Such artifacts train on that runtime only.
         additional_output_names: values to return after the loss.
         nominal_checkpoint: write `{prefix}nominal_checkpoint`, too: names and types of the parameters without values.
         loss_input_names: values to give to the loss instead of all outputs.
@@ -112,7 +113,7 @@ def generate_artifacts(
         _ort_converter()
     if nodes := folded_batch_norms(base):
         warnings.warn(f"{FOLDED} ({len(nodes)} nodes, the first is {nodes[0]!r})", stacklevel=2)
-    trainable, frozen, reasons = _selected(base, path, requires_grad, frozen_params)
+    trainable, frozen, reasons = _selected(base, path, requires_grad, frozen_params, library is not None)
     models = _training_models(
         base, path, loss, trainable, frozen, additional_output_names, loss_input_names, opset, library, requires_grad is None
     )
@@ -200,7 +201,7 @@ def _base_model(model: Any, opset: str | int, optimizer: Any) -> tuple[onnx.Mode
 
 
 def _at_opset(base: onnx.ModelProto, path: str | None, target: int) -> onnx.ModelProto:
-    return onnx.load_from_string(at_opset(load(path or base), target).to_bytes())
+    return onnx.load_from_string(at_opset(load(path or base, foreign=True), target).to_bytes())
 
 
 def _invalid(base: onnx.ModelProto) -> str | None:
@@ -213,15 +214,16 @@ def _invalid(base: onnx.ModelProto) -> str | None:
 
 
 def _selected(
-    base: onnx.ModelProto, path: str | None, requires_grad: list[str] | None, frozen_params: list[str] | None
+    base: onnx.ModelProto, path: str | None, requires_grad: list[str] | None, frozen_params: list[str] | None, foreign: bool
 ) -> tuple[list[str], list[str], dict[str, str]]:
     for argument, names in (("requires_grad", requires_grad), ("frozen_params", frozen_params)):
         if isinstance(names, str):
             raise ModelError(f"[artifacts] {argument}: got a string, expected a list of names")
     frozen = list(frozen_params or [])
+    graph = _known(path or base, foreign)
     if requires_grad is not None:
         return list(requires_grad), frozen, {name: "named in requires_grad" for name in requires_grad}
-    choices = choose(load(path or base), None, None, False)
+    choices = choose(graph, None, None, False)
     default = {c.name: c.reason for c in choices if c.kind == "parameter"}
     chosen = {name: reason for name, reason in default.items() if name not in set(frozen)}
     if default and not chosen:
@@ -234,6 +236,16 @@ def _selected(
             "[artifacts] there is nothing to train: no parameter of the model trains by default; name some in requires_grad"
         )
     return list(chosen), frozen, chosen
+
+
+def _known(model: Any, foreign: bool) -> Any:
+    try:
+        return load(model, foreign=foreign)
+    except UnsupportedOpError as error:
+        raise UnsupportedOpError(
+            f"{error}; an operator of a library goes into artifacts for the stock onnxruntime by custom_op_library=, with its type "
+            "in value_info and, where a gradient passes, a rule by ortmod.register_gradient"
+        ) from error
 
 
 class _Loss(onnxblock.TrainingBlock):

@@ -19,6 +19,7 @@ from ortmod._errors import GradientError, ModelError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX
 from ortmod.gradient import at_opset, warn_of_old_forms
 from ortmod.training.checkpoint import raw_bytes
+from ortmod.training.onnxblock import _accessor
 from ortmod.training.onnxblock import _proto as proto
 
 BUFFER, ACCUMULATED, SUM = "_grad.accumulation.buffer", "_grad.accumulation.out", "_grad.accumulation.sum"
@@ -136,7 +137,7 @@ def _loaded(model: onnx.ModelProto, base_dir: str) -> _C.Model:
         raise ModelError(
             "[artifacts] the model is larger than 2 GiB; give the path to its file instead, with its weights as external data"
         ) from error
-    return _C.Model.from_bytes(data, base_dir)
+    return _C.Model.from_bytes(data, base_dir, foreign=_accessor.library() is not None)
 
 
 def _parse(graph: _C.Model) -> onnx.ModelProto:

@@ -16,6 +16,8 @@ def declare_outputs(model: onnx.ModelProto, outputs: Any) -> list[str]:
     """Makes these values the outputs of the model; LookupError if one does not exist."""
     names = [outputs] if isinstance(outputs, str) else list(outputs)
     found = [onnx.ValueInfoProto(name=name, type=blocks.type_of(model, name)) for name in names]
+    kept = {value.name for part in (found, model.graph.value_info, model.graph.input) for value in part}
+    model.graph.value_info.extend(value for value in model.graph.output if value.name not in kept)
     del model.graph.output[:]
     model.graph.output.extend(found)
     return names
