@@ -63,10 +63,24 @@ bool fits_blas(const Gemm& g) {
   return std::max({g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) <= kMax;
 }
 
-/// Is the product too small for the BLAS to win?
-bool is_small(const Gemm& g) {
+/// The BLAS that ATen links is MKL, which has no AVX-512 on AMD's processors and stumbles over narrow results there.
+bool slow_blas() {
+#if defined(CPU_CAPABILITY_AVX512) && defined(__x86_64__)
+  static const bool amd = __builtin_cpu_is("amd");
+  return amd;
+#else
+  return false;
+#endif
+}
+
+/// Are our own kernels faster? They are for small products, and up to where operands leave the cache where the BLAS is
+/// slow; a transposed B is packed, which takes rows to pay.
+template <class T>
+bool is_own(const Gemm& g) {
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
-  return g.k == 0 || work <= 64.0 * 64 * 64 || std::min(g.m, g.n) == 1;
+  if (g.k == 0 || work <= 64.0 * 64 * 64 || std::min(g.m, g.n) == 1) return true;
+  constexpr double kMost = (1 << 30) / sizeof(T);  // multiply-adds
+  return slow_blas() && work <= kMost && g.m <= 1024 && (!g.tb || g.m >= 64);
 }
 
 /// Splits rows (or columns) of our own kernels among threads.
@@ -100,7 +114,7 @@ void own(const Gemm& g, const T* a, const T* b, T* c) {
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, T* c) {
   if (g.m == 0 || g.n == 0) return;
-  if (is_small(g) || !fits_blas(g)) return own(g, a, b, c);
+  if (is_own<T>(g) || !fits_blas(g)) return own(g, a, b, c);
   blas(g, a, b, c);
   finish(g, c);
 }
