@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "graph/symbol.h"
+#include "train/arena.h"
 
 namespace ortmod {
 
@@ -76,7 +77,7 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
     const at::Device device = plan_->device();
     const int64_t own = (r.sizes->list.scratch_bytes() + 63) / 64 * 64, bytes = own + r.sizes->scratch_bytes;
     if (bytes > 0) {
-      r.scratch = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
+      r.scratch = arena({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
       char* base = static_cast<char*>(r.scratch.mutable_data_ptr());
       r.frame->bind(kStepScratch, base);
       r.frame->bind(kScratch, base + own);
@@ -104,7 +105,7 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
       if (donor >= 0) {
         r.outputs.push_back(bound[static_cast<size_t>(donor) - columns]);
       } else if (t.is_static()) {
-        r.outputs.push_back(at::empty(at::IntArrayRef(t.dims.data(), t.dims.size()),
+        r.outputs.push_back(arena(at::IntArrayRef(t.dims.data(), t.dims.size()),
                                       at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device)));
       } else {
         r.outputs.emplace_back();

@@ -2,12 +2,11 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
-#include <sys/mman.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "passes/pass.h"
+#include "train/arena.h"
 
 namespace ortmod {
 namespace {
@@ -15,17 +14,6 @@ namespace {
 at::Tensor tensor_of(const Literal& l) {
   const std::vector<int64_t> sizes(l.dims().begin(), l.dims().end());
   return at::from_blob(const_cast<void*>(l.data()), sizes, at::TensorOptions().dtype(to_scalar_type(l.dtype())));
-}
-
-/// An uninitialised tensor; the system is asked for huge pages under a large one, which is touched at once.
-at::Tensor arena(int64_t size, const at::TensorOptions& options) {
-  at::Tensor t = at::empty({size}, options);
-  constexpr uintptr_t kPage = 2 << 20;
-  if (!t.is_cpu() || t.nbytes() < 2 * kPage) return t;
-  const auto begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes()) / kPage * kPage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  return t;
 }
 
 std::vector<std::vector<int64_t>> dims_of(const std::vector<at::Tensor>& tensors) {
@@ -58,9 +46,9 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   program(update_, StepKind::kUpdate);
   const Composed& c = update_->composed();
   const at::TensorOptions options = at::TensorOptions().dtype(to_scalar_type(c.arena)).device(device);
-  parameters_ = arena(c.arena_size, options);
+  parameters_ = arena({c.arena_size}, options);
   fixed_["parameters"] = parameters_;
-  for (const std::string& s : c.states) fixed_[s] = arena(c.arena_size, options);
+  for (const std::string& s : c.states) fixed_[s] = arena({c.arena_size}, options);
   for (const std::string& b : c.buffers) fixed_[b] = tensor_of(*spec_.step.model->find(b)->literal).clone().to(device);
   for (const auto& [name, t] : tensors()) live_.push_back(t);
   reset();
@@ -149,15 +137,8 @@ void Trainer::reset() {
 
 void Trainer::save(Snapshot& s) const {
   if (s.tensors.empty())
-    for (const at::Tensor& t : live_) s.tensors.push_back(arena(t.numel(), t.options()).view(t.sizes()));
-  for (size_t k = 0; k < live_.size(); ++k) {
-    const at::Tensor& t = live_[k];
-    if (t.is_cpu() && t.nbytes() < kSmallBytes && t.is_contiguous()) {
-      std::memcpy(s.tensors[k].data_ptr(), t.const_data_ptr(), t.nbytes());
-    } else {
-      s.tensors[k].copy_(t);
-    }
-  }
+    for (const at::Tensor& t : live_) s.tensors.push_back(arena(t.sizes(), t.options()));
+  for (size_t k = 0; k < live_.size(); ++k) copy_arena(s.tensors[k], live_[k]);
   s.progress = progress;
 }
 

@@ -2,6 +2,9 @@
 #include "kernels/cpu/copy.h"
 
 #include <ATen/Parallel.h>
+#if defined(CPU_CAPABILITY_AVX512)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -144,6 +147,22 @@ void run(const StridedCopy& c, const char* src, char* dst) {
     default:
       return run_typed<Wide>(c, src, dst);
   }
+}
+
+void copy_past_cache(char* to, const char* from, int64_t bytes) {
+  const auto part = [=](int64_t begin, int64_t end) {
+#if defined(CPU_CAPABILITY_AVX512)
+    if (reinterpret_cast<uintptr_t>(to) % 64 == 0 && begin % 64 == 0) {
+      for (; begin + 64 <= end; begin += 64)
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to + begin), _mm512_loadu_si512(from + begin));
+      _mm_sfence();
+    }
+#endif
+    std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin));
+  };
+  constexpr int64_t kUnit = 4096;
+  at::parallel_for(0, (bytes + kUnit - 1) / kUnit, 4 * kThreadBytes / kUnit,
+                   [&](int64_t b, int64_t e) { part(b * kUnit, std::min(bytes, e * kUnit)); });
 }
 
 }  // namespace ortmod::cpu

@@ -25,4 +25,7 @@ bool plan(StridedCopy& c, int n, const int64_t* dims, const int64_t* src, const 
 
 void run(const StridedCopy& c, const char* src, char* dst);
 
+/// A dense copy by all threads that leaves the cache to what is in it.
+void copy_past_cache(char* to, const char* from, int64_t bytes);
+
 }  // namespace ortmod::cpu
