@@ -21,6 +21,7 @@ from train_models import linear, mlp, with_weights
 
 import ortmod
 from ortmod.training import (
+    ConvergenceError,
     ElasticLearningPenalty,
     LearningRateAdamW,
     LearningRateSGD,
@@ -280,3 +281,34 @@ def test_a_device_that_is_not_there_is_named(device):
         optimizer(device=device).fit(x, y)
     with pytest.raises(ProviderError, match="device: got"):
         OrtDataLoader(x, y, device=device)
+
+
+def test_large_weights_live_in_memory_that_other_fits_had():
+    """From 2 MB on, memory that a trainer gave back is taken by the next one."""
+    x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    y = np.tanh(x.sum(1)).astype(np.float32)
+
+    def fitted(rate, epochs=3):
+        found = optimizer(mlp([64, 9000, 1]), learning_rate=LearningRateAdamW(rate), batch_size=16, max_iter=epochs)
+        return found.fit(x, y)
+
+    def weights(found):
+        return {name: value.copy() for name, value in found.trained_coef_.items()}
+
+    first = fitted(1e-3)
+    kept = first._engine_.trainer.tensors()
+    values, expected = {name: t.clone() for name, t in kept.items()}, weights(first)
+    del first
+    fitted(1e-1)
+    again = fitted(1e-3)
+    for name, t in kept.items():
+        assert torch.equal(t, values[name]), name
+    del kept
+    for name, value in weights(fitted(1e-3)).items():
+        assert np.array_equal(value, expected[name]), name
+
+    again.set_params(warm_start=True, learning_rate=LearningRateAdamW(1e30))
+    with pytest.raises(ConvergenceError):
+        again.fit(x, y)
+    for name, value in weights(again).items():
+        assert np.array_equal(value, expected[name]), name

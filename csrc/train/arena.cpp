@@ -86,7 +86,8 @@ at::Tensor arena(at::IntArrayRef sizes, const at::TensorOptions& options) {
   if (!options.device().is_cpu() || bytes < kPage) return at::empty(sizes, options);
   char* data = Blocks::all().take(bytes);
   if (!data) return at::empty(sizes, options);
-  return at::from_blob(data, sizes, [bytes](void* p) { Blocks::all().give(static_cast<char*>(p), bytes); }, options);
+  return at::from_blob(
+      data, sizes, [bytes](void* p) { Blocks::all().give(static_cast<char*>(p), bytes); }, options);
 }
 
 void copy_arena(const at::Tensor& to, const at::Tensor& from) {

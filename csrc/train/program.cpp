@@ -106,7 +106,7 @@ Program::Run& Program::at(const std::vector<std::vector<int64_t>>& column_dims,
         r.outputs.push_back(bound[static_cast<size_t>(donor) - columns]);
       } else if (t.is_static()) {
         r.outputs.push_back(arena(at::IntArrayRef(t.dims.data(), t.dims.size()),
-                                      at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device)));
+                                  at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(device)));
       } else {
         r.outputs.emplace_back();
         continue;

@@ -11,6 +11,7 @@
 #include "ops/kernel.h"
 #include "ops/op.h"
 #include "passes/pass.h"
+#include "train/arena.h"
 #include "train/sequences.h"
 
 namespace ortmod {
@@ -126,8 +127,9 @@ Named as_written(const Graph& source, int flag) {
 }
 
 at::Tensor empty_of(const Type& t, at::Device d) {
-  return at::zeros(at::IntArrayRef(t.dims.data(), t.dims.size()),
-                   at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(d));
+  return arena(at::IntArrayRef(t.dims.data(), t.dims.size()),
+               at::TensorOptions().dtype(to_scalar_type(t.dtype)).device(d))
+      .zero_();
 }
 
 }  // namespace
