@@ -34,7 +34,7 @@ def build_gradient(
 
     Args:
         model: path, bytes, `onnx.ModelProto`, or anything with `SerializeToString()`.
-        wrt: names of weights and inputs; default: the weights that train by default.
+        wrt: names of weights and inputs; default: the weights that train by default and that an output depends on.
         outputs: names of outputs to differentiate; default: the float outputs that depend on `wrt`.
         split: return `(forward, backward)`. Forward's outputs: the model's, then kept values. Backward's inputs: the output
             gradients, the kept values in forward's order, then the inputs, outputs and weights of forward that it needs.
@@ -53,7 +53,7 @@ def build_gradient(
     if not isinstance(opset, str):
         base = at_opset(base, opset)
     graph = _in_mode(base, training)
-    names = _names(wrt, "wrt") if wrt is not None else [c["name"] for c in graph.choices() if c["trainable"]]
+    names = _names(wrt, "wrt") if wrt is not None else _default_names(graph)
     if not names:
         raise GradientError("[differentiate] wrt: the model has no weight that trains by default; name weights or inputs in wrt=")
     _check_names(graph, names)
@@ -67,6 +67,11 @@ def build_gradient(
         return _noted(finish(forward), kept=kept), _noted(finish(backward), found, kept=kept, reads=reads)
     joint, seeds, gradients = graph.differentiate(options)
     return _noted(finish(joint), {**dict(seeds), **dict(gradients)})
+
+
+def _default_names(graph: _C.Model) -> list[str]:
+    read = {name for name, _, _ in graph.keep_outputs([name for name, _, _ in graph.outputs]).weights}
+    return [c["name"] for c in graph.choices() if c["trainable"] and c["name"] in read]
 
 
 def _names(given: Iterable[str] | str, argument: str) -> list[str]:

@@ -72,7 +72,7 @@ def test_artifacts_train_on_the_stock_runtime_with_the_library(tmp_path, library
 
 
 def test_what_is_missing_is_said_before_anything_is_written(tmp_path, library):
-    with pytest.raises(ortmod.GradientError, match="no gradient rule.*Twice"):
+    with pytest.raises(ortmod.GradientError, match="test::Twice"):
         generate(ON_THE_WAY, tmp_path / "no_rule", library)
     with pytest.raises(ortmod.UnsupportedOpError, match="test::Twice.*custom_op_library"):
         generate(ON_THE_WAY, tmp_path / "no_library", None)

@@ -328,6 +328,38 @@ def test_dtype_argument(dtype):
         ortmod.OnnxModule(model, dtype=torch.int32)
 
 
+@pytest.mark.parametrize("trainable", [["a"], ["*"], ["a", "c"]])
+def test_weights_that_no_output_reads(trainable):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[n, 3] x) => (float[n, 3] y)
+        <float[3] a = {1, 2, 3}, float[3] c = {1, 2, 3}, float[3] m = {0, 0, 0}, float[3] v = {1, 1, 1}> {
+            y = Mul (x, a)
+            dead = Mul (y, c)
+            normed = BatchNormalization (dead, c, c, m, v)
+        }""")
+    layer = ortmod.OnnxModule(model, trainable=trainable)
+    x = torch.randn(4, 3)
+    for mode in (layer.train(), layer.eval()):
+        layer.zero_grad()
+        y = mode(x)
+        torch.testing.assert_close(y, x * torch.tensor([1.0, 2.0, 3.0]))
+        y.sum().backward()
+        torch.testing.assert_close(layer.a.grad, x.sum(0))
+    assert session(layer.to_onnx()).run(None, {"x": x.numpy()})[0].shape == (4, 3)
+
+
+def test_the_gradient_model_passes_over_weights_that_no_output_reads():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[n, 3] x) => (float[n, 3] y)
+        <float[3, 3] a = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3, 3] b = {1, 2, 3, 4, 5, 6, 7, 8, 9}> {
+            y = MatMul (x, a)
+            dead = MatMul (y, b)
+        }""")
+    assert [v.name for v in ortmod.build_gradient(model).graph.output] == ["y", "a_grad"]
+    with pytest.raises(ortmod.GradientError, match='"b".*no output depends on it'):
+        ortmod.build_gradient(model, wrt=["a", "b"])
+
+
 def test_meta_device(pair):
     network, _ = pair
     _, model = nets.mlp()

@@ -71,6 +71,8 @@ PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weight
   dce(*forward_, {});
   optimise_for(*forward_, arg_weights_);
   Plan::prepare(*forward_);
+  for (const std::string& name : arg_weights_)  // nothing reads them in this mode
+    if (!forward_->find(name)) forward_->add_input(name, base.find(name)->type);
   if (!backward_) return;
   optimise_for(*backward_, {});
   Plan::prepare(*backward_);

@@ -8,7 +8,8 @@ namespace ortmod {
 std::string gradient_support(const Node& n) {
   if (custom_gradient(n)) return "yes";
   const OpDef* def = find_op(n);
-  if (!def) return "unsupported operator";
+  if (!def)
+    return n.op->domain.empty() ? "unsupported operator" : "no gradient rule (ortmod.register_gradient gives one)";
   if (def->grad == no_grad) return "zero";
   if (def->grad || def->body) return "yes";
   return "no gradient rule";
