@@ -31,3 +31,9 @@ class DeviceError(OrtmodError):
 
 class RunError(OrtmodError):
     """A failure while a graph runs: an index out of range, an exhausted limit."""
+
+
+def said(error: Exception) -> str:
+    """What an error says; onnx's parser gives bytes."""
+    words = error.args[0] if error.args else ""
+    return words.decode(errors="replace") if isinstance(words, bytes) else str(words)

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ortmod import _C, _transforms
 from ortmod._choice import Report, Selection, choose
-from ortmod._errors import DTypeError, ModelError
+from ortmod._errors import DTypeError, ModelError, OrtmodError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, listed_inputs, load, type_text
 from ortmod._names import torch_names
 
@@ -95,7 +96,7 @@ class _Graph(nn.Module):
                     raise TypeError(f"[run] input {name!r} is missing: expected {', '.join(names)}")
                 bound.append(self._default(name))
             else:
-                bound.append(value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=dtype))
+                bound.append(value if isinstance(value, torch.Tensor) else _tensor(name, value, dtype))
         return tuple(bound)
 
     def _default(self, name: str) -> torch.Tensor:
@@ -241,7 +242,23 @@ class OnnxModule(_Graph):
         """Inputs by position or by ONNX name; a tensor, or a tuple in the order of the graph's outputs."""
         if torch.compiler.is_compiling():
             return self._traced(args, kwargs)
-        return (self._call or self._make_call())(self, args, kwargs)
+        try:
+            return (self._call or self._make_call())(self, args, kwargs)
+        except RuntimeError as error:
+            if not isinstance(error, OrtmodError):
+                self._refuse(args, kwargs, error)
+            raise
+
+    def _refuse(self, args: tuple, kwargs: Mapping[str, Any], error: RuntimeError) -> None:
+        """DTypeError where the reason of an error of torch is an input, or elements, that it has no dense tensors of."""
+        if any(isinstance(v, torch.Tensor) and v.is_nested for v in (*args, *kwargs.values())):
+            raise DTypeError("[run] kinds of tensors: got a nested tensor, expected dense torch.Tensors; pad it") from error
+        values = [*self._graph.inputs, *self._graph.outputs]
+        if names := [repr(name) for name, (dtype, _, kind), _ in values if kind == 0 and dtype not in ONNX_TO_TORCH]:
+            raise DTypeError(
+                f"[run] elements of {', '.join(names)}: got a type that torch has no tensors of (texts, say), expected numbers; "
+                "name the other outputs in outputs=, or cut the model behind its operators on texts (onnx.utils.extract_model)"
+            ) from error
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -335,6 +352,18 @@ class OnnxModule(_Graph):
         names = state.pop("_argument_weights")
         super().__setstate__(state)
         self._attach(self._graph, dict(zip(names, self._paths, strict=True)))
+
+
+def _tensor(name: str, value: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    """An input that is no tensor as one."""
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
+        value = value.copy()
+    try:
+        return torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(
+            f"[run] input {name!r}: got {type(value).__name__} ({error}), expected a tensor, or numbers in an array or a list"
+        ) from error
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 
 from ortmod import _C
-from ortmod._errors import GradientError, UnsupportedOpError
+from ortmod._errors import GradientError, UnsupportedOpError, said
 from ortmod._model import load, type_text
 from ortmod._table import table
 
@@ -34,7 +34,7 @@ def register_gradient(name: str, rule: Any) -> None:
     try:
         proto = _rule_proto(rule)
     except (onnx.parser.ParseError, onnx.checker.ValidationError) as error:
-        raise GradientError(f"[differentiate] rule of {name}: {error}") from error
+        raise GradientError(f"[differentiate] rule of {name}: {said(error)}") from error
     if isinstance(proto, onnx.FunctionProto):
         proto = _as_model(proto)
     _C.register_gradient(domain, op, proto.SerializeToString())

@@ -418,3 +418,38 @@ def test_long_chains_are_read_without_recursion():
     again, reports = _C.optimised(got)
     assert len(got.nodes()) == 100_000 and [r["nodes"] for r in reports][-1] <= 2
     assert again.outputs[0][0] == "y"
+
+
+LAYER = """<ir_version: 8, opset_import: ["" : 18]> g (float[n, 3] X, int64[n] k) => (float[n, 1] y, int64[n] q)
+<float[3, 1] w = {1, 2, 3}> { y = MatMul(X, w)  q = Add(k, k) }"""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "abc",
+        object(),
+        {1: 2},
+        [[1, 2, 3], [1, 2]],
+        [["a", "b", "c"]],
+        np.full((2, 3), "a"),
+        np.ones((2, 3), dtype=object),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_inputs_that_are_no_dense_numbers_are_named(value):
+    module = ortmod.OnnxModule(onnx.parser.parse_model(LAYER))
+    k = torch.ones(2, dtype=torch.int64)
+    says = "nested tensor|NestedTensor" if isinstance(value, torch.Tensor) else "input 'X': got .*, expected a tensor, or numbers"
+    for call in (lambda: module(value, k), lambda: module(X=value, k=k)):
+        with pytest.raises(ortmod.DTypeError, match=says):
+            call()
+    assert torch.equal(module(np.ones((2, 3), np.float32)[:, ::-1], k)[0], torch.full((2, 1), 6.0))
+
+
+def test_texts_in_a_model_are_named_with_a_way_out():
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (string[n] X, float[n] z) => (string[n] s, float[n] y) { s = Identity(X)  y = Neg(z) }'
+    with pytest.raises(ortmod.DTypeError, match="elements of 'X', 's': got a type that torch has no tensors of.*cut the model"):
+        ortmod.OnnxModule(onnx.parser.parse_model(text))(torch.ones(2), torch.ones(2))

@@ -80,6 +80,33 @@ def test_train_a_converted_regressor_on_a_table(tmp_path, capsys):
     assert "--targets 9" in capsys.readouterr().err
 
 
+def test_train_finds_wrong_arguments_before_it_trains(path, tmp_path, capsys):
+    np.savez(tmp_path / "table.npz", X=np.zeros((4, 10), np.float32), y=np.zeros((4, 3), np.float32))
+    np.savez(tmp_path / "texts.npz", X=np.full((4, 10), "a"), y=np.zeros(4))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
+    table = str(tmp_path / "table.npz")
+    cases = [
+        ([str(path)], "it is not text"),
+        ([str(tmp_path / "broken.npz")], "is not a .npz of numbers"),
+        ([str(tmp_path / "one.npz")], "one array without a name"),
+        ([str(tmp_path / "texts.npz")], "got elements of type <U1, expected numbers"),
+        ([table, "-o", str(tmp_path / "nowhere" / "m.onnx")], "nowhere is no folder"),
+        ([table, "-o", str(tmp_path)], "is a folder"),
+        ([table, "--device", "cuda:99"], "device: got 'cuda:99'"),
+        ([table, "--device", "gpu"], "device: got 'gpu'"),
+    ]
+    for given, message in cases:
+        assert main(["train", str(path), *given, "--epochs", "1000000000"]) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("error: [") and message in said.err and "loss" not in said.out
+    for given in (["--epochs", "-1"], ["--batch-size", "-1"], ["--rate", "nan"], ["--rate", "-1"], ["--targets", "0"]):
+        with pytest.raises(SystemExit):
+            main(["train", str(path), table, *given])
+        assert "expected a" in capsys.readouterr().err
+
+
 def test_artifacts(path, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--loss", "cross-entropy", "--optimizer", "adamw", "--frozen", "2.bias", "-o", str(out)]

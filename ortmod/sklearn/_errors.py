@@ -4,11 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ortmod._errors import DTypeError, OrtmodError
-from ortmod.training.excs import ConvergenceError
-
-
-class DataError(OrtmodError, ValueError):
-    """Rows, labels or weights that cannot be used: NaN, another number of columns, unknown labels."""
+from ortmod.training.excs import ConvergenceError, DataError
 
 
 class ParameterError(OrtmodError, ValueError):

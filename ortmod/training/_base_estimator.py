@@ -16,6 +16,7 @@ from ortmod.training._engine import Engine, History
 from ortmod.training._params import Parameters
 from ortmod.training._random import drawing, generators
 from ortmod.training._values import like, to_tensor
+from ortmod.training.excs import DataError
 from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate, LearningRateAdamW
@@ -31,6 +32,15 @@ def as_list(value: Any) -> list[Any]:
         if isinstance(value, list | tuple) and value and not np.isscalar(value[0]) and hasattr(value[0], "shape")
         else [value]
     )
+
+
+def check_weights(sample_weight: Any) -> None:
+    """DataError unless all weights of rows are at least 0 and one is above."""
+    weights = to_tensor(sample_weight)
+    if bool((weights < 0).any()):
+        raise DataError(f"[train] sample_weight: got {float(weights.min())}, expected weights of at least 0")
+    if len(weights) and not bool((weights != 0).any()):
+        raise DataError("[train] sample_weight: all weights are 0, so there is nothing to train on; give one above 0")
 
 
 class BaseEstimator(Parameters):
@@ -132,6 +142,8 @@ class BaseEstimator(Parameters):
             return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)
 
     def _fit_columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
+        if sample_weight is not None:
+            check_weights(sample_weight)
         validation = None
         if X_val is not None:
             validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(len(as_list(X_val)[0])))

@@ -18,7 +18,7 @@ from ortmod._errors import DTypeError, ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
 from ortmod.training._pieces import compiled, element_of, loss_piece, piece
 from ortmod.training._values import all_finite, to_tensor
-from ortmod.training.excs import ConvergenceError, ConvergenceWarning, EvaluationError
+from ortmod.training.excs import ConvergenceError, ConvergenceWarning, DataError, EvaluationError
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate
@@ -85,6 +85,7 @@ class Engine:
         arena = TORCH_TO_ONNX[torch.empty(0, dtype=dtype).dtype] if dtype is not None else 0
         element = np.float64 if arena == 11 else np.float32 if arena == 1 else element_of(self.model, names)
         self.takes_weights = False
+        self.outputs_of_losses = [output for _, output in losses or ()]
         parts = []
         for loss, output in losses or ():
             graph, takes = loss_piece(loss, self._loss_type(output, element), weighted)
@@ -149,7 +150,7 @@ class Engine:
         if tensor.dtype.is_floating_point and not wanted.is_floating_point and bool((tensor != tensor.round()).any()):
             raise DTypeError(f'[train] "{name}": got numbers that are not whole, expected {wanted}')
         if tensor.dtype.is_floating_point and not all_finite(tensor):
-            raise ShapeError(f'[train] "{name}" contains NaN or infinity; drop or fill these rows first')
+            raise DataError(f'[train] "{name}" contains NaN or infinity; drop or fill these rows first')
         tensor = tensor.to(wanted)
         rank = None if t[1] is None else len(t[1])
         if rank == 2 and tensor.dim() == 1:
@@ -194,7 +195,10 @@ class Engine:
         options.tol, options.patience, options.watch_validation = float(tol), int(patience), bool(watch_validation)
         options.keep_best, options.least_rate = bool(keep_best), float(least_rate)
         with _progress(verbose, options.epochs, callback) as on_epoch:
-            reports, stop, best = self.trainer.fit(data, held_out, options, on_epoch)
+            try:
+                reports, stop, best = self.trainer.fit(data, held_out, options, on_epoch)
+            except ShapeError as error:
+                raise self._labelled(data, error) from error
         history = History(reports, stop, best)
         for report in reports:
             if held_out and math.isinf(report["validation_loss"]):
@@ -208,6 +212,20 @@ class Engine:
                 raise ConvergenceError(says)
             warnings.warn(says, ConvergenceWarning, stacklevel=3)
         return history
+
+    def _labelled(self, data: Sequence[torch.Tensor], error: ShapeError) -> ShapeError:
+        """The error in terms of the labels, where one of them has other columns than the output that it is compared with."""
+        given = len(self.model.inputs)
+        for (label, _), values, output in zip(self.columns[given:], data[given:], self.outputs_of_losses, strict=False):
+            dims = next((t[1] for name, t, _ in self.model.outputs if name == output), None)
+            own = list(values.shape[1:])
+            if dims and values.is_floating_point() and all(isinstance(d, int) for d in dims[1:]) and own != list(dims[1:]):
+                expected = [len(values), *dims[1:]]
+                return ShapeError(
+                    f'[train] "{label}": got shape {list(values.shape)}, expected {expected}, that of the output "{output}" '
+                    "that the loss compares it with"
+                )
+        return error
 
     def loss(self, columns: Sequence[Any]) -> tuple[float, torch.Tensor | None]:
         """The mean loss with penalties, and the weighted losses of the rows (None when the loss graph has none)."""

@@ -37,6 +37,12 @@ def loss_piece(loss: Any, dtype: Any, weighted: bool) -> tuple[_C.Model, bool]:
     """The graph, and whether it takes weights; a graph that always takes them is given ones."""
     model = piece(loss, dtype=dtype, weighted=weighted, weight_name="weight" if weighted else None)
     takes = len(model.inputs) == 3
+    name, (_, dims, _), _ = model.outputs[0]
+    if len(model.inputs) in (2, 3) and dims is not None and any(d is not None and d != 1 for d in dims):
+        raise ModelError(
+            f"[compose] the graph of {type(loss).__name__}: its first output {name!r} is the loss: got shape {list(dims)}, "
+            "expected one number; end it with a ReduceSum over all rows"
+        )
     if weighted and not takes:
         raise ModelError(
             f"[compose] the graph of {type(loss).__name__} takes no sample weights: got inputs {[n for n, _, _ in model.inputs]}, "

@@ -3,6 +3,10 @@
 from ortmod._errors import DeviceError, OrtmodError
 
 
+class DataError(OrtmodError, ValueError):
+    """Rows, labels or weights that cannot be used: NaN, another number of columns, negative weights, unknown labels."""
+
+
 class ConvergenceError(OrtmodError):
     """The loss is not finite. Weights and states are those before the epoch in which that happened."""
 

@@ -191,10 +191,16 @@ class TrainingAgent:
         if len(feeds) != len(state.outputs):
             raise ShapeError(f"[backward] wrong number of output gradients: got {len(feeds)}, expected {len(state.outputs)}")
         pairs = [(o, g) for o, g in zip(state.outputs, feeds, strict=True) if o.requires_grad and g is not None]
+        for name, (o, g) in zip(self.session.output_names, zip(state.outputs, feeds, strict=True), strict=True):
+            if g is not None and tuple(g.shape) != tuple(o.shape):
+                raise ShapeError(
+                    f'[backward] gradient of the output "{name}": got shape {tuple(g.shape)}, expected {tuple(o.shape)}, that of '
+                    "the output"
+                )
         leaves = [leaf for leaf in state.inputs if leaf.requires_grad]
         found: Sequence[Any] = [None] * len(leaves)
         if pairs and leaves:
-            seeds = [to_tensor(g).to(o.dtype).reshape(o.shape) for o, g in pairs]
+            seeds = [to_tensor(g).to(o.dtype) for o, g in pairs]
             found = torch.autograd.grad([o for o, _ in pairs], leaves, seeds, allow_unused=True)
         by_leaf = {id(leaf): torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)}
         by_name = dict(zip(self.session.input_names, state.inputs, strict=True))

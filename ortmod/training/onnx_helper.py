@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ortmod import _C
+from ortmod._errors import ModelError
 
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
 
@@ -183,9 +184,12 @@ def add_loss_output(
             raise ValueError(f"output_index: the model has the outputs {', '.join(outputs)}; say which one")
         output = outputs[0]
     else:
-        output = outputs[output_index] if isinstance(output_index, int) else output_index
-        if output not in outputs:
-            raise ValueError(f"output_index: got {output_index!r}, expected one of {', '.join(outputs)}")
+        known = range(-len(outputs), len(outputs))
+        if output_index not in known and output_index not in outputs:
+            raise ModelError(
+                f"[compose] output_index: got {output_index!r}, expected one of {', '.join(outputs)}, or 0 to {len(outputs) - 1}"
+            )
+        output = output_index if isinstance(output_index, str) else outputs[output_index]
     result = _copy(proto)
     graph = result.graph
     taken = {label_name, loss_name, weight_name}

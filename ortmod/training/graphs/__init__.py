@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 import torch
 
-from ortmod._errors import DTypeError, ModelError
+from ortmod._errors import DTypeError, ModelError, said
 from ortmod._model import TORCH_TO_ONNX
 
 OPSET = 15
@@ -49,7 +49,7 @@ def parse(source: str) -> onnx.ModelProto:
     try:
         return onnx.parser.parse_model(source)
     except onnx.parser.ParseError as error:
-        raise ModelError(f"[import] the text of the graph cannot be read: {error}") from error
+        raise ModelError(f"[import] the text of the graph cannot be read: {said(error)}") from error
 
 
 def graph(name: str, /, **values: Any) -> onnx.ModelProto:
