@@ -8,21 +8,19 @@ import torch
 def torch_names(onnx_names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """Maps each ONNX name to a dotted torch name, which is the same unless torch forbids it.
 
-    The rule: an empty part becomes `_`; a part that is an attribute of nn.Module (or in `taken`, at the top) gets a `_`
-    appended; so does the last part of a name that is also the beginning of another (`a` beside `a.b`), and of one that is
-    taken by then. Names are handled in sorted order, so the result does not depend on the order of the graph.
+    The rule: an empty part becomes `_`; a part that is an attribute of an nn.Module (or in `taken`, at the top) gets a `_`
+    appended; so does, as often as needed, the last part of a name that is also the beginning of another (`a` beside `a.b`), and
+    of one that is taken by then. Names are handled in sorted order, so the result does not depend on the order of the graph.
     """
     names = sorted(set(onnx_names))
-    containers = {".".join(parts[:i]) for parts in map(_parts, names) for i in range(1, len(parts))}
-    reserved = set(dir(torch.nn.Module))
+    reserved = set(dir(torch.nn.Module()))
     at_top = reserved | set(taken)
+    legal = {name: [_legal(part, reserved if i else at_top) for i, part in enumerate(_parts(name))] for name in names}
+    containers = {".".join(parts[:i]) for parts in legal.values() for i in range(1, len(parts))}
     result: dict[str, str] = {}
     used: set[str] = set()
     for name in names:
-        *path, leaf = _parts(name)
-        path = [_legal(part, at_top if i == 0 else reserved) for i, part in enumerate(path)]
-        leaf = _legal(leaf, reserved if path else at_top)
-        full = ".".join([*path, leaf])
+        full = ".".join(legal[name])
         while full in used or full in containers:
             full += "_"
         used.add(full)

@@ -32,6 +32,12 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
+_OWN = (  # attributes of an OnnxModule that are set after the names of its weights are chosen
+    "_argument_weights _call _defaults _executable _graph _handle _input_names _input_types _modal _num_outputs _paths "
+    "_torch_names _updated"
+).split()
+
+
 class _Graph(nn.Module):
     """Runs a graph whose argument weights live in torch modules: what OnnxModule and ORTModule have in common."""
 
@@ -208,7 +214,7 @@ class OnnxModule(_Graph):
         constants = {c.name for c in self._report if c.kind == "constant"}
         self._listed = listed_inputs(model) if graph.ir_version >= 4 else []  # before, every initializer had to be listed
         self._default_inputs = [name for name in self._listed if name in constants]
-        self._torch_names = torch_names(kinds, taken=dir(self))
+        self._torch_names = torch_names(kinds, taken=[*dir(self), *_OWN])
         for name, kind in kinds.items():
             self._register(name, graph.weight(name), kind, device)
         self._attach(graph, {name: tuple(self._torch_names[name].split(".")) for name in kinds})
