@@ -421,3 +421,18 @@ def test_names_opsets_and_metadata_stay():
     assert back.metadata_props[0].value == "me" and back.opset_import == model.opset_import and back.graph.name == "g"
     assert {v.name: [p.value for p in v.metadata_props] for v in back.graph.value_info}["w"] == ["PARAMETER"]
     assert back.graph.input == model.graph.input and back.graph.output == model.graph.output
+
+
+def test_the_scale_and_bias_of_a_decomposed_group_normalization_train():
+    """torch's exporter writes InstanceNormalization with ones and zeros, then Mul and Add with the module's own weights."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1)
+    ).eval()
+    x = torch.randn(2, 3, 6, 6)
+    model = torch.onnx.export(network, (x,), dynamo=True, verbose=False).model_proto
+    layer = ortmod.OnnxModule(model)
+    assert sorted(p.numel() for p in layer.parameters()) == sorted(p.numel() for p in network.parameters())
+    layer(x).square().sum().backward()
+    network(x).square().sum().backward()
+    ours, theirs = (sorted(p.grad.norm().item() for p in module.parameters()) for module in (layer, network))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)

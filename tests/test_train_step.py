@@ -18,6 +18,7 @@ from test_steps import COUNTER
 import ortmod
 from ortmod import _C
 from ortmod._model import load
+from ortmod.training import LearningRateSGDNesterov, OrtGradientForwardBackwardOptimizer
 
 HEAD = '<ir_version: 8, opset_import: ["" : 15]>\n'
 SQUARE = """square (float[n, k] expected, float[n, k] predicted) => (float loss, float[n, k] scores) {
@@ -154,6 +155,23 @@ def test_accumulated_batches_equal_one_large_batch():
     assert small.progress["updates"] == large.progress["updates"] == 6
     for name in WEIGHTS:
         torch.testing.assert_close(small.weight(name), large.weight(name), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch", [4, 7])
+def test_accumulated_batches_count_by_their_rows(batch, weighted):
+    """A last batch of fewer rows, and rows with weights: the update is that of all rows at once."""
+    x, y = np.random.default_rng(0).normal(size=(18, 3)).astype(np.float32), np.arange(18, dtype=np.float32)
+    weights = np.random.default_rng(1).uniform(0.1, 3.0, 18).astype(np.float32) if weighted else None
+    found = []
+    for size, accumulate in ((batch, -(-18 // batch)), (18, 1)):
+        trainer = OrtGradientForwardBackwardOptimizer(
+            network(), learning_rate=LearningRateSGDNesterov(0.01), batch_size=size, accumulate=accumulate, max_iter=5, init="model"
+        )
+        trainer.shuffle = False
+        found.append(trainer.fit(x, y, weights).get_state())
+    for small, large in zip(*found, strict=True):
+        np.testing.assert_allclose(small, large, rtol=2e-5, atol=1e-6)
 
 
 def test_each_row_comes_once_an_epoch_in_another_order():

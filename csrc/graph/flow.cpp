@@ -7,7 +7,7 @@
 namespace ortmod {
 namespace {
 
-constexpr int kFarthest = 24;  // nodes of one walk
+constexpr size_t kFarthest = 24;  // nodes of one walk
 
 void mark_graphs(const Node& n, auto&& visit) {
   for (const auto& [key, a] : n.attrs) {
@@ -24,7 +24,7 @@ bool is_product(const Node& n) {
 /// The value is a square root, or the reciprocal of one, of a mean.
 bool is_root_of_mean(const Value* v, bool reciprocal) {
   bool root = false;
-  for (int i = 0; v && v->producer && i < kFarthest; ++i) {
+  for (size_t i = 0; v && v->producer && i < kFarthest; ++i) {
     const Node& n = *v->producer;
     if (n.is("ReduceMean")) return root;
     if (n.is("Sqrt"))
@@ -101,7 +101,7 @@ void Flow::scan(const Graph& g) {
 }
 
 const Value* Flow::through_views(const Value* v) {
-  for (int i = 0; v && v->producer && i < kFarthest && is_view(*v->producer, 0); ++i) v = v->producer->in(0);
+  for (size_t i = 0; v && v->producer && i < kFarthest && is_view(*v->producer, 0); ++i) v = v->producer->in(0);
   return v;
 }
 
@@ -115,10 +115,32 @@ bool Flow::is_weight_view(const Value* v) const {
   return source && source->is_constant() && is_float(source->literal->dtype()) && source->literal->dims().size() >= 2;
 }
 
+bool Flow::only_normalises(const Node& n) const {
+  const auto all = [&](size_t i, double x) {
+    const Value* v = through_views(n.in(i));
+    if (!v || !v->is_constant() || !is_float(v->literal->dtype())) return false;
+    for (int64_t k = 0; k < v->literal->numel(); ++k)
+      if (v->literal->at(k) != x) return false;
+    return true;
+  };
+  return (n.is("InstanceNormalization") || n.is("GroupNormalization")) && all(1, 1) && all(2, 0);
+}
+
+bool Flow::is_scaled(const Value* v) const {
+  std::vector<const Value*> todo{v};
+  for (size_t i = 0; i < todo.size() && i < kFarthest; ++i)
+    for (const Use& u : todo[i]->uses) {
+      if (u.node->is("Mul") && is_fixed(u.node->in(1 - static_cast<size_t>(u.index)))) return true;
+      if (is_view(*u.node, u.index)) todo.push_back(u.node->out());
+    }
+  return false;
+}
+
 bool Flow::is_normalised(const Value* v) const {
   const Value* source = through_views(v);
   if (!source || !source->producer) return false;
   const Node& n = *source->producer;
+  if (only_normalises(n)) return true;
   if (n.is("Div")) return is_root_of_mean(n.in(1), false);
   return n.is("Mul") && (is_root_of_mean(n.in(0), true) || is_root_of_mean(n.in(1), true));
 }

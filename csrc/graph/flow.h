@@ -18,7 +18,12 @@ class Flow {
   bool is_fixed(const Value* v) const;
   /// A float initializer of rank >= 2, seen through views.
   bool is_weight_view(const Value* v) const;
-  /// x / sqrt(mean + epsilon) in elementary operators, seen through views.
+  /// A normalisation whose scale is all ones and whose bias all zeros: a module's own ones may follow.
+  bool only_normalises(const Node& n) const;
+  /// Multiplied by a constant, seen through views.
+  bool is_scaled(const Value* v) const;
+  /// x / sqrt(mean + epsilon) in elementary operators, or the result of a node that only normalises, seen through
+  /// views.
   bool is_normalised(const Value* v) const;
   /// The result of a product with a weight, or a scaled normalised value: what a bias is added to.
   bool takes_bias(const Value* v) const;

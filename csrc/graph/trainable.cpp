@@ -77,6 +77,7 @@ class Rule {
       if (op == "RNN" || op == "GRU" || op == "LSTM")
         return i == 1 || i == 2 ? "weight" : i == 3 ? "bias" : i == 7 ? "peephole" : "";
       if (op == "BatchNormalization") return i == 1 ? "scale" : i == 2 ? "bias" : i > 2 ? "running statistic" : "";
+      if (flow_.only_normalises(n) && i > 0 && flow_.is_scaled(n.out())) return "";
       if (op == "InstanceNormalization" || op == "GroupNormalization" || op == "LayerNormalization")
         return i == 1 ? "scale" : i == 2 ? "bias" : "";
       if (op == "RMSNormalization") return i == 1 ? "scale" : "";

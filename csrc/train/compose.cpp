@@ -177,6 +177,7 @@ class Composer {
     c_.outputs = {"loss"};
     c_.divides = s_.divide;
     if (weights) {
+      divisor_ = rows.value()->name;
       g.outputs.push_back(rows.value());
       c_.outputs.push_back("rows");
     }
@@ -306,10 +307,16 @@ class Composer {
     for (const std::string& name : gradients_) pieces.push_back(cast(b.wrap(g_->find(name)), c_.arena).value());
     Expr gradient = b.wrap(pack(pieces, "gradient"));
     if (accumulates()) {
+      // Batches count by what their losses are divided by: the update is that of all their rows at once.
+      const DType t = c_.arena == DType::kDouble ? DType::kDouble : DType::kFloat;
+      const Expr share = !s_.divide         ? b.scalar(1, t)
+                         : divisor_.empty() ? b.wrap(scalar(*g_, "rows", t))
+                                            : cast(b.wrap(g_->find(divisor_)), t);
       Value* accumulated = fixed("accumulated", Type(c_.arena, Dims{c_.arena_size}));
-      gradient = gradient + b.wrap(accumulated);
-      if (kind_ == StepKind::kAccumulate) return finish_accumulate(gradient);
-      gradient = gradient * b.wrap(scalar(*g_, "accumulated_scale", c_.arena));
+      gradient = gradient * cast(share, c_.arena) + b.wrap(accumulated);
+      const Expr sum = share + b.wrap(fixed("accumulated_rows", Type(t, Dims{})));
+      if (kind_ == StepKind::kAccumulate) return finish_accumulate(gradient, sum);
+      gradient = gradient * cast(1.0 / sum, c_.arena);
     }
     if (s_.clip_norm > 0 || s_.report_norm) {
       Expr norm = sqrt(reduce("ReduceSumSquare", gradient, {}, false));
@@ -321,8 +328,9 @@ class Composer {
     finish_buffers();
   }
 
-  void finish_accumulate(Expr gradient) {
+  void finish_accumulate(Expr gradient, Expr rows) {
     donate("accumulated", gradient.value());
+    donate("accumulated_rows", rows.value());
     finish_buffers();
   }
   void finish_buffers() {
@@ -448,7 +456,7 @@ class Composer {
   const StepKind kind_;
   Composed c_;
   std::unique_ptr<Graph> g_;
-  std::string objective_;
+  std::string objective_, divisor_;  // divisor_: the sum of the weights of the rows
   Value* parameters_ = nullptr;
   std::vector<std::string> gradients_, new_buffers_, fixed_values_;
   std::vector<std::pair<std::string, std::string>> updates_;  // running statistic, its new value

@@ -47,7 +47,7 @@ struct StepSpec {
 enum class StepKind {
   kUpdate,             // one whole step
   kAccumulate,         // adds the gradient to `accumulated`
-  kUpdateAccumulated,  // one whole step with (accumulated + gradient) * accumulated_scale
+  kUpdateAccumulated,  // one whole step with the mean of `accumulated` and the gradient, by rows
   kLoss,               // the loss without an update
   kOutputs,            // the outputs of the model
 };
@@ -60,7 +60,7 @@ struct ArenaPart {
 };
 
 /// One composed graph. Its inputs are columns (data), then fixed ones by name: rows, inverse_rows, learning_rate, step,
-/// accumulated_scale, parameters, the states, accumulated, and the running statistics of the model; those that it does
+/// parameters, the states, accumulated, accumulated_rows, and the running statistics of the model; those that it does
 /// not read are left out.
 struct Composed {
   std::unique_ptr<Graph> graph;

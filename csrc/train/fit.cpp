@@ -119,7 +119,11 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
     } else {
       save(before);
     }
-    if (accumulates) fixed_["accumulated"].zero_();
+    const auto forget = [&] {
+      fixed_["accumulated"].zero_();
+      fixed_["accumulated_rows"].zero_();
+    };
+    if (accumulates) forget();
     const int64_t samples = progress.samples;
     feed.start(o.shuffle, progress.seed, progress.epoch);
     double rate = per_update_ ? 0 : next_rate(samples);
@@ -139,13 +143,12 @@ FitResult Trainer::fit(const std::vector<at::Tensor>& given, const std::vector<a
         if (per_update_) rate = next_rate(samples);
         ++progress.updates;
         if (reads_step) step_->set(static_cast<double>(progress.updates));
-        if (accumulates) scale_->set(1.0 / static_cast<double>(waiting + 1));
         last = &r;
       }
       p.run(r);
       progress.samples += rows;
       if (accumulates && !add_only) {
-        fixed_["accumulated"].zero_();
+        forget();
         waiting = 0;
       }
       total.add(p, r, rows);

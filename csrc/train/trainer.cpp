@@ -54,10 +54,8 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
   reset();
   rate_ = std::make_unique<Scalar>(c.arena, device);
   step_ = std::make_unique<Scalar>(DType::kDouble, device);
-  scale_ = std::make_unique<Scalar>(c.arena, device);
   fixed_["learning_rate"] = rate_->tensor();
   fixed_["step"] = step_->tensor();
-  fixed_["accumulated_scale"] = scale_->tensor();
 
   auto g = spec_.schedule->clone();
   std::vector<std::string> names;
@@ -97,8 +95,11 @@ Trainer::Trainer(TrainerSpec spec) : spec_(std::move(spec)) {
 
 Program& Trainer::program(std::unique_ptr<Program>& slot, StepKind kind) {
   if (!slot) slot = std::make_unique<Program>(compose(spec_.step, kind), spec_.device);
-  if (kind == StepKind::kAccumulate || kind == StepKind::kUpdateAccumulated)
-    if (!fixed_.contains("accumulated")) fixed_["accumulated"] = at::zeros_like(parameters_);
+  if ((kind == StepKind::kAccumulate || kind == StepKind::kUpdateAccumulated) && !fixed_.contains("accumulated")) {
+    const bool wide = parameters_.scalar_type() == at::kDouble;
+    fixed_["accumulated"] = at::zeros_like(parameters_);
+    fixed_["accumulated_rows"] = at::zeros({}, parameters_.options().dtype(wide ? at::kDouble : at::kFloat));
+  }
   return *slot;
 }
 

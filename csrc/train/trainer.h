@@ -132,7 +132,7 @@ class Trainer {
   std::map<std::string, at::Tensor> fixed_;
   std::vector<at::Tensor> live_;   // those of tensors(), in its order
   mutable bool pristine_ = false;  // nobody saw or changed weights and states since they were made from the model
-  std::unique_ptr<Scalar> rate_, step_, scale_;
+  std::unique_ptr<Scalar> rate_, step_;
   std::vector<std::pair<std::string, bool>> steps_;
 
   // The schedule's plan, and the numbers it reads and writes.

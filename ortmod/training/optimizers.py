@@ -41,7 +41,8 @@ class OrtGradientOptimizer(BaseEstimator):
             takes the weights in the graph.
         random_state: the seed of initial weights, of the order of rows and of Dropout; None draws one. A fit draws from a stream
             of its own and leaves torch's generators as they were.
-        shuffle, accumulate, clip_norm, clip_value: order of rows, batches of an update, bounds of the gradient.
+        shuffle, accumulate, clip_norm, clip_value: order of rows, batches of an update (they count by their rows), bounds of the
+            gradient.
         tol, n_iter_no_change, early_stopping: stop when the loss (of the validation data, if given) no longer falls.
         master_dtype: element type in which weights are updated, e.g. torch.float32 for a bfloat16 graph.
         callback: called with a dict after each epoch; False ends the fit.
