@@ -193,6 +193,7 @@ def test_fine_tuning_a_pipeline_on_new_digits():
         (tree.DecisionTreeRegressor(), "DecisionTreeRegressor: the splits of trees have no gradient"),
         (ensemble.RandomForestRegressor(3), "RandomForestRegressor: the splits of trees have no gradient"),
         (ensemble.HistGradientBoostingRegressor(max_iter=3), "the splits of trees have no gradient"),
+        (ensemble.VotingRegressor([("a", linear_model.Ridge())]), "it combines several estimators; give one of them"),
         (svm.SVR(), "SVR: its support vectors are rows of the training data"),
         (linear_model.PoissonRegressor(), "PoissonRegressor: its predict is not that of its coefficients"),
         (neural_network.MLPRegressor(loss="poisson", max_iter=3), "its output is not the last layer's"),
@@ -235,9 +236,36 @@ def test_a_graph_that_skl2onnx_writes_for_float32_only():
     x, y = table()
     fitted = make_pipeline(PolynomialFeatures(2), StandardScaler(), linear_model.Ridge()).fit(x, y)
     with pytest.raises(EstimatorError, match="dtype=numpy.float32"):
-        OnnxRegressor.from_estimator(fitted)
-    ours = OnnxRegressor.from_estimator(fitted, dtype=np.float32)
-    np.testing.assert_allclose(ours.predict(x), fitted.predict(x), rtol=1e-4, atol=1e-4)
+        OnnxRegressor.from_estimator(fitted, dtype=np.float64)
+    with pytest.warns(UserWarning, match="goes on in float32; in float64: .*what skl2onnx wrote cannot be used"):
+        free = OnnxRegressor.from_estimator(fitted)
+    for ours in (free, OnnxRegressor.from_estimator(fitted, dtype=np.float32)):
+        np.testing.assert_allclose(ours.predict(x), fitted.predict(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_that_an_estimator_was_fitted_by_goes_on():
+    x, y = table()
+    median = linear_model.QuantileRegressor(alpha=0).fit(x, y)
+    assert OnnxRegressor.from_estimator(median).loss == "absolute_error"
+    upper = linear_model.QuantileRegressor(quantile=0.9, alpha=0).fit(x, y)
+    with pytest.raises(EstimatorError, match="quantile=0.9.*say by which it goes on with loss="):
+        OnnxRegressor.from_estimator(upper)
+    assert OnnxRegressor.from_estimator(upper, loss="huber").loss == "huber"
+    aggressive = linear_model.PassiveAggressiveRegressor(random_state=0).fit(x, y)
+    with pytest.raises(EstimatorError, match="by updates of its own.*loss='epsilon_insensitive'"):
+        OnnxRegressor.from_estimator(aggressive)
+    ours = OnnxRegressor.from_estimator(aggressive, loss="epsilon_insensitive")
+    np.testing.assert_allclose(ours.predict(x), aggressive.predict(x), atol=1e-9)
+
+
+def test_a_network_within_pipelines_within_a_pipeline_goes_on():
+    x, y = table()
+    for inner in (make_pipeline(MinMaxScaler(), "passthrough", linear_model.Ridge()), make_pipeline(linear_model.Ridge())):
+        fitted = make_pipeline(make_pipeline(StandardScaler(), make_pipeline(PCA(3))), inner).fit(x, y)
+        ours = OnnxRegressor.from_estimator(fitted, learning_rate_init=1e-4)
+        np.testing.assert_allclose(ours.predict(x), fitted.predict(x), atol=1e-9)
+        assert len(ours.coefs_) == 1 and ours.coefs_[0].shape == (3, 1)
+        ours.partial_fit(x, y)
 
 
 def test_a_loss_that_is_given_decides():

@@ -13,6 +13,8 @@ from sklearn.linear_model import (
     HuberRegressor,
     LogisticRegression,
     LogisticRegressionCV,
+    PassiveAggressiveRegressor,
+    QuantileRegressor,
     SGDClassifier,
     SGDRegressor,
 )
@@ -71,7 +73,9 @@ class Converted:
 
 def _refuse(estimator: Any) -> EstimatorError:
     name, module = type(estimator).__name__, type(estimator).__module__
-    if hasattr(estimator, "tree_") or ".tree" in module or ".ensemble" in module:
+    if name.startswith(("Voting", "Stacking", "Bagging")):
+        why = "it combines several estimators; give one of them, if that is a linear model or a network"
+    elif hasattr(estimator, "tree_") or ".tree" in module or ".ensemble" in module:
         why = "the splits of trees have no gradient, so there is nothing to train"
     elif ".svm" in module:
         why = "its support vectors are rows of the training data, no weights; LinearSVC and LinearSVR can go on training"
@@ -106,6 +110,18 @@ def _params(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": estimator.loss}
     if isinstance(estimator, LinearSVR):
         return {"loss": EpsilonInsensitiveLearningLoss(float(estimator.epsilon))}
+    if isinstance(estimator, QuantileRegressor) and "loss" not in given:
+        if estimator.quantile != 0.5:
+            raise EstimatorError(
+                f"[convert] QuantileRegressor(quantile={estimator.quantile}): there is no such loss here but that of the median, "
+                "quantile=0.5; say by which it goes on with loss="
+            )
+        return {"loss": "absolute_error"}
+    if isinstance(estimator, PassiveAggressiveRegressor) and "loss" not in given:
+        raise EstimatorError(
+            "[convert] PassiveAggressiveRegressor was fitted by updates of its own, not by the gradient of a loss; say by which it "
+            "goes on: loss='epsilon_insensitive', 'squared_error' or another one"
+        )
     if isinstance(estimator, HuberRegressor):
         return {"loss": HuberLearningLoss(float(estimator.epsilon * estimator.scale_))}
     if isinstance(estimator, LogisticRegression | LogisticRegressionCV):
@@ -176,9 +192,29 @@ def _before(pipeline: Any, features: int, dtype: Any) -> tuple[onnx.ModelProto, 
     return proto, name
 
 
+def _check_graph(proto: onnx.ModelProto, dtype: Any) -> None:
+    try:
+        load(proto)
+    except OrtmodError as error:
+        other = "; dtype=numpy.float32 may do" if dtype == np.float64 else ""
+        raise EstimatorError(f"[convert] what skl2onnx wrote cannot be used: {error}{other}") from error
+
+
+def _steps(estimator: Any) -> list[tuple[str, Any]]:
+    """The steps of a pipeline, those of pipelines within it in their places; none of another estimator."""
+    found: list[tuple[str, Any]] = []
+    for name, step in estimator.steps if isinstance(estimator, Pipeline) else ():
+        if isinstance(step, Pipeline):
+            found += [(f"{name}_{inner}", s) for inner, s in _steps(step)]
+        elif step is not None and not isinstance(step, str):
+            found.append((name, step))
+    return found
+
+
 def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bool) -> Converted:
     check_is_fitted(estimator)
-    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")] if isinstance(estimator, Pipeline) else []
+    named = _steps(estimator)
+    steps = [step for _, step in named]
     last = steps[-1] if steps else estimator
     if not (is_classifier(last) if classifier else is_regressor(last)):
         wanted = "classifier" if classifier else "regressor"
@@ -187,6 +223,7 @@ def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bo
             f"[convert] {type(last).__name__} is no {wanted}" + (f"; give it to {other}.from_estimator" if other else "")
         )
     layers, activation = _layers(last)
+    free = dtype is None
     dtype = np.dtype(dtype) if dtype is not None else np.result_type(layers[0][0], np.float32)
     if dtype not in (np.float32, np.float64):
         raise DTypeError(f"[convert] dtype: got {dtype}, expected float32 or float64")
@@ -194,13 +231,16 @@ def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bo
     features = int((steps[0] if steps else estimator).n_features_in_)
     output = "scores" if classifier else "y"
     if len(steps) > 1:
-        proto, value = _before(Pipeline(estimator.steps[:-1]), features, dtype)
-        names = network.append_layers(proto.graph, value, layers, activation, output)
         try:
-            load(proto)
-        except OrtmodError as error:
-            other = "; dtype=numpy.float32 may do" if dtype == np.float64 else ""
-            raise EstimatorError(f"[convert] what skl2onnx wrote cannot be used: {error}{other}") from error
+            proto, value = _before(Pipeline(named[:-1]), features, dtype)
+            names = network.append_layers(proto.graph, value, layers, activation, output)
+            _check_graph(proto, dtype)
+        except EstimatorError as error:
+            if not free or dtype != np.float64:
+                raise
+            result = convert(estimator, np.float32, given, classifier)
+            warnings.warn(f"{type(estimator).__name__} goes on in float32; in float64: {error}", stacklevel=3)
+            return result
     else:
         proto = network.network(layers, activation, output)
         names = [n for pair in network.layer_names(len(layers)) for n in pair]
