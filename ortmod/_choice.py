@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ortmod import _C
 from ortmod._errors import ModelError
@@ -40,10 +41,13 @@ def select(selection: Selection, names: list[str], argument: str) -> set[str]:
     return chosen
 
 
-def choose(graph: _C.Model, trainable: Selection, frozen: Selection, allow_merged: bool) -> list[Choice]:
-    """One Choice per initializer, in the order of the graph."""
+def choose(
+    graph: _C.Model, trainable: Selection, frozen: Selection, allow_merged: bool, entries: list[dict[str, Any]] | None = None
+) -> list[Choice]:
+    """One Choice per initializer, in the order of the graph; `entries`: what `graph.choices()` gave."""
     types = {name: value_type for name, value_type, _ in graph.weights}
-    entries = graph.choices()
+    texts: dict[tuple, str] = {}  # there are few types
+    entries = graph.choices() if entries is None else entries
     floats = [e["name"] for e in entries if _is_float(types[e["name"]])]
     named = select(trainable, floats, "trainable")
     held = select(frozen, floats, "frozen")
@@ -64,7 +68,11 @@ def choose(graph: _C.Model, trainable: Selection, frozen: Selection, allow_merge
             kind = "parameter" if trains else "buffer" if statistic else "constant"
         if name in held:
             kind, reason = "frozen", "named in frozen="
-        result.append(Choice(name, kind, reason, e["role"], type_text(types[name])))
+        code, dims, of = types[name]
+        key = (code, None if dims is None else tuple(dims), of)
+        if key not in texts:
+            texts[key] = type_text(types[name])
+        result.append(Choice(name, kind, reason, e["role"], texts[key]))
     return result
 
 

@@ -52,16 +52,14 @@ def load(model: Any, check: bool = True, foreign: bool = False) -> _C.Model:
 
 def listed_inputs(model: Any) -> list[str]:
     """The inputs as the file lists them, initializers that have a place among them, too."""
-    import onnx
-
     model = getattr(model, "model_proto", model)
     if isinstance(model, _C.Model):
         return []
     if isinstance(model, str | os.PathLike):
-        model = onnx.load(os.fspath(model), load_external_data=False)
-    elif not hasattr(model, "graph"):
-        model = onnx.load_from_string(bytes(model) if not hasattr(model, "SerializeToString") else model.SerializeToString())
-    return [value.name for value in model.graph.input]
+        return _C.listed_inputs_of_file(os.fspath(model))
+    if hasattr(model, "graph"):
+        return [value.name for value in model.graph.input]
+    return _C.listed_inputs(bytes(model) if not hasattr(model, "SerializeToString") else model.SerializeToString())
 
 
 def type_text(value: tuple) -> str:

@@ -199,8 +199,9 @@ class OnnxModule(_Graph):
             graph = graph.tied(groups)
         self._dtype = _float_type(graph)
         with _collector_paused():
-            self._report = Report(choose(graph, trainable, frozen, allow_merged))
-            merged = [c["name"] for c in graph.choices() if c["merged"]]
+            entries = graph.choices()
+            self._report = Report(choose(graph, trainable, frozen, allow_merged, entries))
+            merged = [entry["name"] for entry in entries if entry["merged"]]
         if dtype is not None:
             graph = self._retyped(graph, dtype)
             self._dtype = dtype

@@ -5,6 +5,7 @@
 
 #include "exec/lease.h"
 #include "exec/pair.h"
+#include "graph/digest.h"
 #include "passes/pass.h"
 
 namespace ortmod {
@@ -25,7 +26,7 @@ bool has_slots(const Sizes& s) { return !s.slot_outputs.empty() || !s.kept_slots
 
 }  // namespace
 
-std::shared_ptr<Executable> Executable::make(std::unique_ptr<Graph> graph,
+std::shared_ptr<Executable> Executable::make(std::shared_ptr<const Graph> graph,
                                              const std::vector<std::string>& argument_weights) {
   std::shared_ptr<Executable> e(new Executable);
   e->graph_ = std::move(graph);
@@ -36,9 +37,9 @@ std::shared_ptr<Executable> Executable::make(std::unique_ptr<Graph> graph,
     if (!v || v->producer) fail(ErrorKind::kModel, "plan", "no initializer \"" + name + "\" in the graph");
     e->arg_types_.push_back(v->type);
   }
-  std::string content = to_text(*e->graph_);
-  for (const std::string& name : argument_weights) content += "\n" + name;
-  e->handle_ = static_cast<int64_t>(std::hash<std::string>{}(content) >> 1);
+  uint64_t content = digest(*e->graph_);
+  for (const std::string& name : argument_weights) content = 31 * content + std::hash<std::string>{}(name);
+  e->handle_ = static_cast<int64_t>(content >> 1);
   std::lock_guard lock(registry_mutex);
   auto& m = handles();
   std::erase_if(m, [](const auto& entry) { return entry.second.expired(); });
@@ -61,7 +62,7 @@ PlanPair* Executable::plans(const Mode& mode) {
   std::lock_guard lock(mutex_);
   for (const auto& p : plans_)
     if (p->mode() == mode) return p.get();
-  return plans_.emplace_back(std::make_unique<PlanPair>(*graph_, arg_weights_, mode)).get();
+  return plans_.emplace_back(std::make_unique<PlanPair>(graph_, arg_weights_, mode)).get();
 }
 
 PlanPair* Executable::plans(at::TensorList args, bool training) {
@@ -219,8 +220,7 @@ std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
     for (auto& [m, e] : joints_)
       if (m == mode) return e;
   }
-  std::vector<std::string> random;
-  auto g = p->joint_graph(random);
+  auto g = p->joint_graph();
   // Arguments in order: inputs and weights of this executable, seeds, random values; weights become inputs.
   std::vector<Value*> inputs;
   ValueSet arguments;
@@ -243,8 +243,7 @@ std::shared_ptr<Executable> Executable::joint(const Mode& mode) {
 
 std::vector<at::Tensor> Executable::joint_masks(const Mode& mode, at::TensorList kept, at::IntArrayRef arg_dims) {
   PlanPair* const p = plans(mode);
-  std::vector<std::string> random;
-  p->joint_graph(random);
+  const std::vector<std::string>& random = p->random_inputs();
   if (random.empty()) return {};
   const at::Device device = kept[0].device();
   const std::shared_ptr<DevicePlans> plans = p->on(device);

@@ -27,7 +27,7 @@ struct Mode {
 /// are constants. Thread-safe. Tensors of a call share one device; arguments may be non-contiguous (a copy is made).
 class Executable : public std::enable_shared_from_this<Executable> {
  public:
-  static std::shared_ptr<Executable> make(std::unique_ptr<Graph> graph,
+  static std::shared_ptr<Executable> make(std::shared_ptr<const Graph> graph,
                                           const std::vector<std::string>& argument_weights);
   ~Executable();
 
@@ -122,7 +122,7 @@ class Executable : public std::enable_shared_from_this<Executable> {
  private:
   Executable() = default;
 
-  std::unique_ptr<Graph> graph_;
+  std::shared_ptr<const Graph> graph_;  // unchanged: whoever handed it in may read it, too
   std::vector<std::string> arg_weights_;
   std::vector<Type> arg_types_;
   int64_t handle_ = 0;

@@ -209,8 +209,9 @@ void push_kernel_step(Sizes& s, int item, const SmallVec<int, 8>& release) {
     r = static_cast<int*>(s.list.alloc(release.size() * sizeof(int), alignof(int)));
     std::copy(release.begin(), release.end(), r);
   }
-  push(s, run_kernel, KernelArgs{&s.plan->items()[static_cast<size_t>(item)], &s, r, static_cast<int>(release.size())},
-       item);
+  const Plan::Item& of = s.plan->items()[static_cast<size_t>(item)];
+  s.plan->general_kernel(of);
+  push(s, run_kernel, KernelArgs{&of, &s, r, static_cast<int>(release.size())}, item);
   s.has_kernels = true;
 }
 

@@ -39,6 +39,41 @@ std::unordered_map<int, int> positions(const std::vector<int>& list) {
 
 constexpr std::string_view kBeforeCut[] = {"simplify"};
 
+/// A copy for training or evaluation; new values of arguments, named in `updated`, are its last outputs.
+std::unique_ptr<Graph> in_mode(const Graph& base, bool training, const std::vector<std::string>& arg_names,
+                               std::vector<int>& updated) {
+  auto g = base.clone();
+  const std::vector<BufferUpdate> updates = set_training(*g, training);
+  if (updates.empty()) return g;
+  const Index args = index(arg_names);
+  for (const BufferUpdate& u : updates) {
+    const int arg = index_of(args, u.weight->name);
+    if (arg < 0) continue;
+    updated.push_back(arg);
+    g->outputs.push_back(u.new_value);
+  }
+  return g;
+}
+
+/// Which of the values of these names the gradients depend on.
+std::vector<bool> reads(const Joint& j, const std::vector<std::string>& names) {
+  const std::vector<Node*>& nodes = j.graph->nodes();
+  for (Value* v : j.graph->values()) v->mark = 0;
+  for (Value* v : j.grads) v->mark = 1;
+  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
+    const Node& n = **it;
+    if (std::any_of(n.outputs.begin(), n.outputs.end(), [](const Value* v) { return v && v->mark; }))
+      for (Value* v : n.inputs)
+        if (v) v->mark = 1;
+  }
+  std::vector<bool> r;
+  for (const std::string& name : names) {
+    const Value* v = j.graph->find(name);
+    r.push_back(v && v->mark);
+  }
+  return r;
+}
+
 void optimise_for(Graph& g, const std::vector<std::string>& arguments, std::span<const std::string_view> passes = {}) {
   PassContext context;
   for (const std::string& name : arguments)
@@ -48,19 +83,11 @@ void optimise_for(Graph& g, const std::vector<std::string>& arguments, std::span
 
 }  // namespace
 
-PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weights, Mode mode)
-    : mode_(std::move(mode)), arg_names_(names_of(base.inputs)), arg_weights_(arg_weights) {
+PlanPair::PlanPair(std::shared_ptr<const Graph> base, const std::vector<std::string>& arg_weights, Mode mode)
+    : mode_(std::move(mode)), arg_names_(names_of(base->inputs)), arg_weights_(arg_weights), base_(std::move(base)) {
   arg_names_.insert(arg_names_.end(), arg_weights.begin(), arg_weights.end());
-  base_outputs_ = base.outputs.size();
-  auto g = base.clone();
-  const std::vector<BufferUpdate> updates = set_training(*g, mode_.training);
-  const Index args = index(arg_names_);
-  for (const BufferUpdate& u : updates) {
-    const int arg = index_of(args, u.weight->name);
-    if (arg < 0) continue;
-    updated_.push_back(arg);
-    g->outputs.push_back(u.new_value);
-  }
+  base_outputs_ = base_->outputs.size();
+  auto g = in_mode(*base_, mode_.training, arg_names_, updated_);
   n_outputs_ = g->outputs.size();
   output_names_ = names_of(g->outputs);
   if (std::find(mode_.needs.begin(), mode_.needs.end(), true) != mode_.needs.end()) {
@@ -68,11 +95,11 @@ PlanPair::PlanPair(const Graph& base, const std::vector<std::string>& arg_weight
   } else {
     forward_ = std::move(g);
   }
-  dce(*forward_, {});
+  if (!backward_) dce(*forward_, {});  // else it is what was cut out
   optimise_for(*forward_, arg_weights_);
   Plan::prepare(*forward_);
   for (const std::string& name : arg_weights_)  // nothing reads them in this mode
-    if (!forward_->find(name)) forward_->add_input(name, base.find(name)->type);
+    if (!forward_->find(name)) forward_->add_input(name, base_->find(name)->type);
   if (!backward_) return;
   optimise_for(*backward_, {});
   Plan::prepare(*backward_);
@@ -87,7 +114,7 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
       wanted_args.push_back(static_cast<int>(i));
     }
   const std::vector<Reach> reach = explain_reach(*g, wanted);
-  GradientOptions options;
+  GradientOptions& options = options_;
   options.unreachable = GradientOptions::Unreachable::kDrop;
   for (size_t i = 0; i < reach.size(); ++i)
     if (reach[i].reached) {
@@ -110,15 +137,15 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
     forward_->inputs.resize(forward_->inputs.size() - j.seeds.size());
     return;
   }
-  wrt_ = j.wrt;
-  const Index reached = index(wrt_);
+  const Index reached = index(j.wrt);
   std::erase_if(saved_.reached, [&](int a) { return !reached.contains(arg_names_[static_cast<size_t>(a)]); });
   seeds_ = j.outputs;
   const Index args = index(arg_names_), outputs_by_name = index(output_names_);
   for (const std::string& s : seeds_) saved_.seeds.push_back(index_of(outputs_by_name, s));
   // Before the cut, so that backward reads what a Transpose or Cast read, and not its result.
   optimise_for(*j.graph, arg_weights_, kBeforeCut);
-  Split s = split(j, arg_weights_);
+  const std::vector<bool> read = reads(j, arg_names_);
+  Split s = split(std::move(j), arg_weights_);
   kept_ = std::move(s.kept);
   reads_ = std::move(s.reads);
   forward_ = std::move(s.forward);
@@ -131,52 +158,69 @@ void PlanPair::differentiate_base(std::unique_ptr<Graph> g) {
       saved_.outputs.push_back(index_of(outputs_by_name, name));
     }
   }
-  joint_ = std::move(j.graph);
-  joint_->outputs.erase(joint_->outputs.begin(), joint_->outputs.begin() + static_cast<std::ptrdiff_t>(n_outputs_));
-  dce(*joint_, {});
-  const ValueSet results(joint_->outputs.begin(), joint_->outputs.end());
   saved_.all_args = saved_.args;
-  const std::unordered_map<int, int> read = positions(saved_.args);
-  for (size_t i = 0; i < arg_names_.size(); ++i) {
-    const Value* v = joint_->find(arg_names_[i]);
-    if (!v || (v->uses.empty() && !results.contains(v))) continue;
-    saved_.joint_args.push_back(static_cast<int>(i));
-    if (!read.contains(static_cast<int>(i))) saved_.all_args.push_back(static_cast<int>(i));
+  const std::unordered_map<int, int> first = positions(saved_.args);
+  for (int i = 0; i < static_cast<int>(read.size()); ++i) {
+    if (!read[static_cast<size_t>(i)]) continue;
+    saved_.joint_args.push_back(i);
+    if (!first.contains(i)) saved_.all_args.push_back(i);
   }
 }
 
-std::unique_ptr<Graph> PlanPair::joint_graph(std::vector<std::string>& random) const {
-  auto g = joint_->clone();
-  const Index kept = index(kept_);
-  const std::vector<Node*> nodes = g->nodes();
-  const auto is_kept = [&](const Value* v) { return v && index_of(kept, v->name) >= 0; };
-  for (Node* n : nodes) {
-    const OpDef* def = find_op(*n);
-    if (!def || !def->random) continue;
-    bool replayed = false;
-    if (def->replay && is_kept(n->out(1))) {
-      Builder b(*g, infer_node);
-      Value* again = def->replay(Grad(*n, b, {}, {}))[0].value();
-      g->replace_uses(n->out(), again);
-      replayed = true;
-    }
-    const Values outputs = n->outputs;
-    for (size_t i = replayed ? 1 : 0; i < outputs.size(); ++i) {
-      if (!is_kept(outputs[i])) continue;
-      const std::string name = outputs[i]->name;
-      g->rename(outputs[i], name + "_drawn");
-      Value* in = g->add_input(name, outputs[i]->type);
-      g->replace_uses(outputs[i], in);
-      random.push_back(name);
-    }
-  }
+std::unique_ptr<Graph> PlanPair::joint_graph() {
+  std::vector<int> updated;
+  Joint j = differentiate(in_mode(*base_, mode_.training, arg_names_, updated), options_);
+  optimise_for(*j.graph, arg_weights_, kBeforeCut);
+  std::unique_ptr<Graph> g = std::move(j.graph);
+  g->outputs = j.grads;
+  dce(*g, {});
+  std::vector<std::string> random;
+  take_random_inputs(*g, random);
   g->sort();
   dce(*g, {});
   for (const Node* n : g->nodes())
     if (const OpDef* def = find_op(*n); def && def->random)
       fail(ErrorKind::kGradient, "differentiate", "double backward would draw new random numbers", *n, -1,
            "use Dropout of opset 12 or later, or draw outside the model");
+  std::lock_guard lock(mutex_);
+  if (!random_) random_ = std::move(random);
   return g;
+}
+
+const std::vector<std::string>& PlanPair::random_inputs() {
+  {
+    std::lock_guard lock(mutex_);
+    if (random_) return *random_;
+  }
+  joint_graph();
+  return *random_;
+}
+
+/// Random values that forward keeps are not drawn again.
+void PlanPair::take_random_inputs(Graph& g, std::vector<std::string>& names) const {
+  const Index kept = index(kept_);
+  const auto is_kept = [&](const Value* v) { return v && index_of(kept, v->name) >= 0; };
+  const std::vector<Node*> nodes = g.nodes();
+  for (Node* n : nodes) {
+    const OpDef* def = find_op(*n);
+    if (!def || !def->random) continue;
+    bool replayed = false;
+    if (def->replay && is_kept(n->out(1))) {
+      Builder b(g, infer_node);
+      Value* again = def->replay(Grad(*n, b, {}, {}))[0].value();
+      g.replace_uses(n->out(), again);
+      replayed = true;
+    }
+    const Values outputs = n->outputs;
+    for (size_t i = replayed ? 1 : 0; i < outputs.size(); ++i) {
+      if (!is_kept(outputs[i])) continue;
+      const std::string name = outputs[i]->name;
+      g.rename(outputs[i], name + "_drawn");
+      Value* in = g.add_input(name, outputs[i]->type);
+      g.replace_uses(outputs[i], in);
+      names.push_back(name);
+    }
+  }
 }
 
 std::shared_ptr<DevicePlans> PlanPair::on(at::Device d) {

@@ -4,11 +4,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "exec/executable.h"
 #include "exec/plan.h"
+#include "grad/build.h"
 
 namespace ortmod {
 
@@ -43,7 +45,7 @@ class DevicePlans {
 
 class PlanPair {
  public:
-  PlanPair(const Graph& base, const std::vector<std::string>& arg_weights, Mode mode);
+  PlanPair(std::shared_ptr<const Graph> base, const std::vector<std::string>& arg_weights, Mode mode);
 
   std::shared_ptr<DevicePlans> on(at::Device d);
   const Mode& mode() const { return mode_; }
@@ -52,17 +54,22 @@ class PlanPair {
   size_t n_outputs() const { return n_outputs_; }
   bool differentiable() const { return backward_ != nullptr; }
   const std::vector<std::string>& arg_names() const { return arg_names_; }
-  /// The joint graph with random values as further inputs, named in `random`.
-  std::unique_ptr<Graph> joint_graph(std::vector<std::string>& random) const;
+  /// The joint graph with random values as further inputs. Made from the base again: only double backward wants it.
+  std::unique_ptr<Graph> joint_graph();
+  /// The names of those inputs.
+  const std::vector<std::string>& random_inputs();
 
  private:
   void differentiate_base(std::unique_ptr<Graph> g);
+  void take_random_inputs(Graph& joint, std::vector<std::string>& names) const;
 
   Mode mode_;
   std::vector<std::string> arg_names_, arg_weights_;
+  std::shared_ptr<const Graph> base_;
   std::shared_ptr<Graph> forward_, backward_;  // unchanged once made: plans share them
-  std::unique_ptr<Graph> joint_;
-  std::vector<std::string> kept_, reads_, seeds_, wrt_, output_names_;
+  GradientOptions options_;                    // of the joint graph
+  std::vector<std::string> kept_, reads_, seeds_, output_names_;
+  std::optional<std::vector<std::string>> random_;
   size_t n_outputs_ = 0, base_outputs_ = 0;
   std::vector<int> updated_;
   Executable::Saved saved_;

@@ -15,6 +15,10 @@ at::Tensor tensor_of(const LiteralPtr& l) {
       const_cast<void*>(l->data()), sizes, [l](void*) {}, at::TensorOptions().dtype(to_scalar_type(l->dtype())));
 }
 
+/// Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
+const c10::DispatchKeySet kModes =
+    c10::python_ks | c10::functorch_transforms_ks | c10::DispatchKeySet(c10::DispatchKey::Functionalize);
+
 /// Operators without a kernel are replaced by their bodies.
 void expand_without_kernel(Graph& g) {
   const ValueSet outputs(g.outputs.begin(), g.outputs.end());
@@ -51,9 +55,7 @@ std::shared_ptr<Plan> Plan::make(std::unique_ptr<Graph> graph, size_t n_outputs,
 std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_outputs,
                                  std::vector<std::string> input_names, at::Device device,
                                  const std::vector<Donation>& donations) {
-  // Constants are real tensors even when a tracer (fake tensors, functorch) is at work.
-  const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks | c10::functorch_transforms_ks |
-                                                    c10::DispatchKeySet(c10::DispatchKey::Functionalize));
+  const c10::impl::ExcludeDispatchKeyGuard no_modes(kModes);
   std::shared_ptr<Plan> p(new Plan);
   p->graph_ = std::move(graph);
   const Graph& g = *p->graph_;
@@ -64,7 +66,7 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
 
   PointerMap<Value, int>& id = p->ids_;
   id.reserve(g.values().size());
-  p->items_.reserve(g.nodes().size());
+  reserve_mapped(p->items_, g.nodes().size());
   const ValueSet outputs(g.outputs.begin(), g.outputs.end());
   int next = 0;
   const auto number = [&](const Value* v) { id.try_emplace(v, next++); };
@@ -96,7 +98,6 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
     Item item;
     item.node = n;
     item.def = find_op(*n);
-    item.kernel = item.def->kernel(*n);
     item.first_out = next;
     for (const Value* v : n->inputs) {
       const int* at = id.find(v);
@@ -120,6 +121,13 @@ std::shared_ptr<Plan> Plan::make(std::shared_ptr<const Graph> graph, size_t n_ou
   return p;
 }
 
+void Plan::general_kernel(const Item& item) const {
+  const std::lock_guard lock(kernels_);
+  if (item.kernel) return;
+  const c10::impl::ExcludeDispatchKeyGuard no_modes(kModes);
+  item.kernel = item.def->kernel(*item.node);
+}
+
 int Plan::value_id(std::string_view name) const {
   const int* id = ids_.find(graph_->find(name));
   return id ? *id : -1;
@@ -131,8 +139,7 @@ const HostInts* Sizes::host(int v) const {
     const auto& h = plan->const_ints()[static_cast<size_t>(c)];
     return h ? &*h : nullptr;
   }
-  const auto& h = ints[static_cast<size_t>(v)];
-  return h ? &*h : nullptr;
+  return ints[static_cast<size_t>(v)].get();
 }
 
 }  // namespace ortmod

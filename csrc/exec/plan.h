@@ -31,10 +31,10 @@ class Plan : public std::enable_shared_from_this<Plan> {
   struct Item {
     const Node* node = nullptr;
     const OpDef* def = nullptr;
-    Kernel kernel;
-    int first_out = 0;    // outputs are consecutive values
-    SmallVec<int, 4> in;  // value, -1: absent
-    uint32_t wanted = 0;  // bit o: output o is declared
+    mutable Kernel kernel;  // made when first needed: see general_kernel
+    int first_out = 0;      // outputs are consecutive values
+    SmallVec<int, 4> in;    // value, -1: absent
+    uint32_t wanted = 0;    // bit o: output o is declared
   };
 
   /// An output that replaces an input's elements: both are bound to the same memory, and the output is computed in
@@ -56,6 +56,8 @@ class Plan : public std::enable_shared_from_this<Plan> {
   const Graph& graph() const { return *graph_; }
   at::Device device() const { return device_; }
   const std::vector<Item>& items() const { return items_; }
+  /// Makes the general kernel of an item, for a step that runs it.
+  void general_kernel(const Item& item) const;
   size_t num_inputs() const { return inputs_.size(); }
   size_t num_outputs() const { return n_outputs_; }
   size_t num_values() const { return n_values_; }
@@ -102,6 +104,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
   std::vector<const Literal*> literals_;
   std::vector<std::optional<HostInts>> const_ints_;
   std::shared_ptr<BufferPool> scratch_pool_, kept_pool_;
+  mutable std::mutex kernels_;
 };
 
 /// Where a value lives for known dimensions.
@@ -111,8 +114,8 @@ struct Sizes {
   explicit Sizes(std::shared_ptr<const Plan> p);
   ~Sizes();
   std::shared_ptr<const Plan> plan;
-  std::vector<Type> types;                    // per value
-  std::vector<std::optional<HostInts>> ints;  // per value, of computed ones
+  std::vector<Type> types;        // per value
+  std::vector<HostIntsPtr> ints;  // per value, of computed ones
   std::vector<Place> places;
   std::vector<Operand> operands;
   StepList list;

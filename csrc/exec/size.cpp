@@ -28,13 +28,15 @@ class Sizer {
   }
 
   void infer(const std::vector<Type>& inputs, const std::vector<const HostInts*>& ints) {
+    reserve_mapped(s_.types, u(n_));
     s_.types.resize(u(n_));
+    reserve_mapped(s_.ints, u(n_));
     s_.ints.resize(u(n_));
     host_known_.assign(u(n_), false);
     for (size_t i = 0; i < inputs.size(); ++i) {
       s_.types[i] = inputs[i];
       if (ints[i]) {
-        s_.ints[i] = *ints[i];
+        s_.ints[i] = std::make_shared<const HostInts>(*ints[i]);
         host_known_[i] = true;
       }
     }
@@ -215,6 +217,7 @@ class Sizer {
 
   void place() {
     s_.places.assign(u(n_), Place::kNone);
+    reserve_mapped(s_.operands, u(n_));
     s_.operands.assign(u(n_), Operand{});
     taken_over_.assign(u(n_), false);
     freed_.assign(u(n_), false);

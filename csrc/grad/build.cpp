@@ -58,11 +58,11 @@ bool on_path(const Node& n, const Flags& active, const NodeSet& useful) {
 }
 
 /// Nodes on the path without a rule are replaced by their bodies; those without either are reported together.
-void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Value*>& outputs) {
+/// `active`: those values, also afterwards.
+void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Value*>& outputs, Flags& active) {
   const ValueSet graph_outputs(g.outputs.begin(), g.outputs.end());
   for (bool changed = true; changed;) {
     changed = false;
-    const Flags active = active_values(g, wrt);
     const auto useful = useful_nodes(g, outputs);
     std::string missing;
     const std::vector<Node*> nodes = g.nodes();
@@ -81,6 +81,7 @@ void expand_path(Graph& g, const std::vector<Value*>& wrt, const std::vector<Val
     if (changed) {
       g.sort();
       std::erase_if(g.order(), [](const Node* n) { return n->graph == nullptr; });
+      active = active_values(g, wrt);
     }
   }
 }
@@ -89,7 +90,7 @@ class Reverse {
  public:
   explicit Reverse(Graph& g) : g_(g), b_(g, infer_node, Origin::kGradient) {}
 
-  void seed(Value* v, Value* grad) { parts_[v].push_back(b_.wrap(grad)); }
+  void seed(Value* v, Value* grad) { parts_[v].push_back(grad); }
 
   void walk(const Flags& active) {
     const std::vector<Node*> nodes = g_.nodes();
@@ -98,14 +99,16 @@ class Reverse {
 
   /// The accumulated gradient, or empty.
   Expr total(Value* v) {
-    std::vector<Expr>* p = parts_.find(v);
+    Parts* p = parts_.find(v);
     if (!p || p->empty()) return {};
     if (p->size() > 1) {
-      Expr sum = p->size() == 2 ? (*p)[0] + (*p)[1] : b_.op("Sum", *p);
+      std::vector<Expr> parts;
+      for (Value* part : *p) parts.push_back(b_.wrap(part));
+      Expr sum = parts.size() == 2 ? parts[0] + parts[1] : b_.op("Sum", std::move(parts));
       name(sum, v);
-      *p = {sum};
+      *p = {sum.value()};
     }
-    return (*p)[0];
+    return b_.wrap((*p)[0]);
   }
 
   Builder& builder() { return b_; }
@@ -153,7 +156,7 @@ class Reverse {
       check(n, i, d);
       if (exact) refine(*d.value(), *x);
       name(d, x);
-      parts_[x].push_back(d);
+      parts_[x].push_back(d.value());
     }
   }
 
@@ -237,7 +240,8 @@ class Reverse {
 
   Graph& g_;
   Builder b_;
-  PointerMap<Value, std::vector<Expr>> parts_;
+  using Parts = SmallVec<Value*, 1>;
+  PointerMap<Value, Parts> parts_;
 };
 
 std::vector<Value*> resolve_wrt(const Graph& g, const std::vector<std::string>& names) {
@@ -312,9 +316,9 @@ Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& opti
   Graph& g = *j.graph;
   j.num_outputs = g.outputs.size();
   const std::vector<Value*> wrt = resolve_wrt(g, options.wrt);
-  const std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active_values(g, wrt));
-  expand_path(g, wrt, outputs);
-  const Flags active = active_values(g, wrt);
+  Flags active = active_values(g, wrt);
+  const std::vector<Value*> outputs = resolve_outputs(g, options.outputs, active);
+  expand_path(g, wrt, outputs, active);
 
   Reverse reverse(g);
   for (Value* v : outputs) {

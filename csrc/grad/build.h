@@ -42,7 +42,8 @@ struct Split {
 };
 /// `arguments`: weights that a caller hands to backward again (parameters, buffers); others are copied into backward as
 /// constants.
-Split split(const Joint& joint, const std::vector<std::string>& arguments);
+/// The joint graph becomes the backward graph.
+Split split(Joint joint, const std::vector<std::string>& arguments);
 
 /// Replaces one node by its OpDef::body (or the body registered for its operator); its outputs stay the values that
 /// they are, and so do `outputs`, those of the graph. The graph's order must be sorted afterwards.

@@ -1,39 +1,69 @@
 // Cutting a joint graph into forward and backward, with as few kept values as possible.
+#include <algorithm>
+
 #include "grad/build.h"
 #include "ops/op.h"
 
 namespace ortmod {
 namespace {
 
+/// What is known of a value, as bits of its mark.
+enum : int {
+  kArgument = 1,  // a weight that the caller hands in
+  kInput = 2,     // an input of the joint graph
+  kOutput = 4,    // an output of the base graph
+  kLate = 8,      // depends on a seed
+  kWanted = 16,   // backward needs its elements
+  kKept = 32,     // ... and finds them among the kept values
+  kRead = 64,     // ... or among the arguments and outputs of forward
+  kShape = 128,   // backward needs its shape
+};
+/// Of nodes.
+enum : int { kForward = 1, kBackward = 2 };
+
+/// Forward and backward are told apart by walks in the order of the graph. Forward is copied; what is left of the joint
+/// graph is backward.
 class Cutter {
  public:
-  Cutter(const Joint& j, const std::vector<std::string>& arguments)
-      : j_(j), g_(*j.graph), args_(arguments.begin(), arguments.end()), inputs_(g_.inputs.begin(), g_.inputs.end()) {
-    late_.insert(j.seeds.begin(), j.seeds.end());
-    for (const Node* n : g_.nodes())
-      for (const Value* v : n->inputs)
-        if (v && late_.contains(v)) {
-          for (const Value* o : n->outputs)
-            if (o) late_.insert(o);
-          break;
-        }
-    for (size_t i = 0; i < j.num_outputs; ++i) outputs_.insert(g_.outputs[i]);
+  Cutter(Joint j, const std::vector<std::string>& arguments) : j_(std::move(j)), g_(*j_.graph) {
+    for (Value* v : g_.values()) v->mark = 0;
+    for (Value* v : g_.inputs) v->mark |= kInput;
+    for (const std::string& name : arguments)
+      if (Value* v = g_.find(name)) v->mark |= kArgument;
+    for (size_t i = 0; i < j_.num_outputs; ++i) g_.outputs[i]->mark |= kOutput;
+    for (Value* v : j_.seeds) v->mark |= kLate;
+    for (Node* n : g_.nodes()) {
+      n->mark = 0;
+      if (std::any_of(n->inputs.begin(), n->inputs.end(), [](const Value* v) { return is(v, kLate); }))
+        for (Value* o : n->outputs)
+          if (o) o->mark |= kLate;
+    }
   }
 
   Split cut() {
     plan_backward();
+    list();
     Split s;
-    std::vector<std::pair<const Value*, Value*>> shapes;
-    s.forward = copy_forward(shapes);
-    s.backward = copy_backward(s, shapes);
+    s.forward = copy_forward();
+    for (const Value* v : kept_) s.kept.push_back(v->name);
+    for (const Shape& shape : shapes_) s.kept.push_back(shape.name);
     for (const std::string& name : s.kept) s.forward->outputs.push_back(s.forward->find(name));
+    for (const Value* v : reads_) s.reads.push_back(v->name);
+    make_backward();
+    s.backward = std::move(j_.graph);
     return s;
   }
 
  private:
-  bool is_arg(const Value* v) const {
-    return !v->producer && (!v->literal || args_.contains(v->name) || inputs_.contains(v));
-  }
+  struct Shape {
+    Value* of;
+    std::string name;
+    Type type;
+    HostIntsPtr host;
+  };
+
+  static bool is(const Value* v, int bits) { return v && (v->mark & bits) != 0; }
+  static bool is_arg(const Value* v) { return !v->producer && (!v->literal || is(v, kArgument | kInput)); }
 
   static bool reads_shape(const Node& n, size_t i) {
     const OpDef* def = find_op(n);
@@ -46,76 +76,74 @@ class Cutter {
   }
 
   /// Backward computes it again from something it has anyway, at no cost in memory.
-  bool recomputed(const Value* v) const {
+  static bool recomputed(const Value* v) {
     const Node* n = v->producer;
     if (n->origin == Origin::kGradient && !reads_only_shapes(*n)) return true;
-    if (outputs_.contains(v)) return false;
+    if (is(v, kOutput)) return false;
     const OpDef* def = find_op(*n);
     return def && def->alias >= 0 && is_float(v->type.dtype);
   }
+  static bool computed_in_backward(const Value* v) { return is(v, kLate) || (!is(v, kOutput) && recomputed(v)); }
+
+  static void want(Value* v) {
+    v->mark |= kWanted;
+    if (!v->producer && is_arg(v) && !is(v, kLate)) v->mark |= kRead;
+  }
 
   void plan_backward() {
-    std::vector<const Value*> todo(j_.grads.begin(), j_.grads.end());
-    ValueSet seen(todo.begin(), todo.end());
-    while (!todo.empty()) {
-      const Value* v = todo.back();
-      todo.pop_back();
-      if (!v->producer) {
-        if (is_arg(v) && !late_.contains(v)) reads_.insert(v);
+    for (Value* v : j_.grads) want(v);
+    for (auto it = g_.nodes().rbegin(); it != g_.nodes().rend(); ++it) {
+      Node& n = **it;
+      bool back = false;
+      for (const Value* v : n.outputs) back = back || (is(v, kWanted) && computed_in_backward(v));
+      if (!back) {
+        for (Value* v : n.outputs)
+          if (is(v, kWanted)) v->mark |= is(v, kOutput) ? kRead : kKept;
         continue;
       }
-      if (!late_.contains(v)) {
-        if (outputs_.contains(v)) {
-          reads_.insert(v);
-          continue;
-        }
-        if (!recomputed(v)) {
-          kept_.insert(v);
-          continue;
-        }
-      }
-      back_.insert(v->producer);
-      const Node& n = *v->producer;
+      n.mark |= kBackward;
       for (size_t i = 0; i < n.inputs.size(); ++i) {
-        const Value* x = n.inputs[i];
+        Value* x = n.inputs[i];
         if (!x) continue;
-        if (reads_shape(n, i) && !late_.contains(x) && (x->producer || is_arg(x))) {
-          shapes_.insert(x);
-        } else if (seen.insert(x)) {
-          todo.push_back(x);
-        }
+        if (reads_shape(n, i) && !is(x, kLate) && (x->producer || is_arg(x)))
+          x->mark |= kShape;
+        else
+          want(x);
       }
     }
-    for (const Value* v : shapes_.list())
-      if (kept_.contains(v) || reads_.contains(v) || (v->producer && back_.contains(v->producer))) shapes_.erase(v);
   }
 
-  /// Keeps the shape of values of which backward reads nothing else; in backward a stand-in has that shape.
-  std::vector<std::pair<const Value*, Value*>> keep_shapes(Graph& forward, ValueMap& map) const {
-    std::vector<std::pair<const Value*, Value*>> r;
-    for (const Value* v : ordered(shapes_)) {
-      Node* n = forward.add_node(intern("Shape"), {map.at(v)}, 1);
-      infer_node(*n);
-      forward.rename(n->out(), v->name + "_shape");
-      r.emplace_back(v, n->out());
+  /// Of these backward needs the shape alone: it is kept, and in backward a stand-in has that shape.
+  static bool only_shape(const Value* v) {
+    return is(v, kShape) && !is(v, kKept | kRead) && !(v->producer && (v->producer->mark & kBackward));
+  }
+
+  /// The values between the two, in the order of the graph.
+  void list() {
+    const auto note = [&](Value* v) {
+      if (is(v, kKept)) kept_.push_back(v);
+      if (only_shape(v)) shapes_.push_back({v, "", {}, nullptr});
+    };
+    for (Value* v : g_.inputs) {
+      note(v);
+      if (is(v, kRead)) reads_.push_back(v);
     }
-    return r;
-  }
-
-  std::vector<const Value*> ordered(const ValueSet& set) const {
-    std::vector<const Value*> r;
-    if (set.empty()) return r;
-    for (const Value* v : g_.inputs)
-      if (set.contains(v)) r.push_back(v);
-    for (const Value* v : g_.weights)
-      if (set.contains(v)) r.push_back(v);
+    for (Value* v : g_.weights) {
+      note(v);
+      if (is(v, kRead)) reads_.push_back(v);
+    }
     for (const Node* n : g_.nodes())
-      for (const Value* v : n->outputs)
-        if (v && set.contains(v)) r.push_back(v);
-    return r;
+      for (Value* v : n->outputs)
+        if (v) note(v);
+    ValueSet seen;
+    for (size_t i = 0; i < j_.num_outputs; ++i) {
+      Value* v = g_.outputs[i];
+      if (v->producer && is(v, kRead) && seen.insert(v)) reads_.push_back(v);
+    }
+    for (Shape& shape : shapes_) shape.name = g_.unique_name(shape.of->name + "_shape");
   }
 
-  Value* source(Graph& to, const Value* v, ValueMap& map) const {
+  static Value* source(Graph& to, const Value* v, ValueMap& map) {
     if (Value* const* copy = map.find(v)) return *copy;
     Value* c = to.add_weight(v->name, v->literal);
     c->type = v->type;
@@ -123,104 +151,105 @@ class Cutter {
     return c;
   }
 
-  /// Names are those of one graph, so that they are free where nothing else was named before.
-  void copy_nodes(Graph& to, const NodeSet& nodes, ValueMap& map, bool names_are_free) const {
-    to.reserve(nodes.size(), nodes.size());
-    for (const Node* n : g_.nodes()) {
-      if (!nodes.contains(n)) continue;
-      for (const Value* v : n->inputs)
-        if (v && !v->producer) source(to, v, map);
-      to.copy_node(*n, map, names_are_free);
-    }
-  }
-
-  std::unique_ptr<Graph> fresh(const std::string& suffix) const {
-    auto g = std::make_unique<Graph>();
-    g->name = g_.name + suffix;
-    g->opsets = g_.opsets;
-    g->ir_version = g_.ir_version;
-    return g;
-  }
-
-  static Value* add_input(Graph& to, const Value* v, ValueMap& map) {
-    Value* c = to.add_input(v->name, v->type);
-    c->host = v->host;
-    map[v] = c;
-    return c;
-  }
-
-  std::unique_ptr<Graph> copy_backward(Split& s, const std::vector<std::pair<const Value*, Value*>>& shapes) const {
-    auto to = fresh("_backward");
-    ValueMap map;
-    for (const Value* v : j_.seeds) add_input(*to, v, map);
-    for (const Value* v : ordered(kept_)) {
-      add_input(*to, v, map);
-      s.kept.push_back(v->name);
-    }
-    for (const auto& [v, shape] : shapes) {
-      Value* in = to->add_input(shape->name, shape->type);
-      in->host = shape->host;
-      s.kept.push_back(shape->name);
-      Node* n = to->add_node(intern("ortmod", "ShapeOnly"), {in}, {to->add_value(v->name, v->type)},
-                             {{"dtype", static_cast<int64_t>(v->type.dtype)}});
-      map[v] = n->out();
-    }
-    const auto read = [&](const Value* v) {
-      if (!reads_.contains(v) || map.contains(v)) return;
-      add_input(*to, v, map);
-      s.reads.push_back(v->name);
-    };
-    for (const Value* v : g_.inputs) read(v);
-    for (const Value* v : g_.weights) read(v);
-    for (size_t i = 0; i < j_.num_outputs; ++i) read(g_.outputs[i]);
-    copy_nodes(*to, back_, map, shapes.empty());
-    for (const Value* v : j_.grads) to->outputs.push_back(v->producer ? map.at(v) : source(*to, v, map));
-    return to;
-  }
-
-  std::unique_ptr<Graph> copy_forward(std::vector<std::pair<const Value*, Value*>>& shapes) const {
-    auto to = fresh("");
+  /// Names are those of one graph, so that they are free in its parts.
+  std::unique_ptr<Graph> copy_forward() {
+    auto to = std::make_unique<Graph>();
+    to->name = g_.name;
+    to->opsets = g_.opsets;
+    to->ir_version = g_.ir_version;
     to->metadata = g_.metadata;
+    const auto compute = [](const Value* v) {
+      if (v->producer) v->producer->mark |= kForward;
+    };
+    for (size_t i = 0; i < j_.num_outputs; ++i) compute(g_.outputs[i]);
+    for (const Value* v : kept_) compute(v);
+    for (const Shape& shape : shapes_) compute(shape.of);
+    size_t count = 0;
+    for (auto it = g_.nodes().rbegin(); it != g_.nodes().rend(); ++it) {
+      if (!((*it)->mark & kForward)) continue;
+      ++count;
+      for (const Value* x : (*it)->inputs)
+        if (x) compute(x);
+    }
     ValueMap map;
+    map.reserve(count + g_.inputs.size() + g_.weights.size());
+    to->reserve(count, count + g_.inputs.size() + g_.weights.size());
     for (const Value* v : g_.inputs)
-      if (!late_.contains(v)) {
-        Value* c = add_input(*to, v, map);
+      if (!is(v, kLate)) {
+        Value* c = to->add_input(v->name, v->type);
+        c->host = v->host;
         c->literal = v->literal;
+        map[v] = c;
       }
     for (const Value* v : g_.weights)
-      if (args_.contains(v->name)) source(*to, v, map);
-    NodeSet nodes;
-    std::vector<const Value*> todo(g_.outputs.begin(),
-                                   g_.outputs.begin() + static_cast<std::ptrdiff_t>(j_.num_outputs));
-    for (const ValueSet* more : {&kept_, &shapes_}) {
-      const std::vector<const Value*> list = ordered(*more);
-      todo.insert(todo.end(), list.begin(), list.end());
+      if (is(v, kArgument)) source(*to, v, map);
+    for (const Node* n : g_.nodes()) {
+      if (!(n->mark & kForward)) continue;
+      for (const Value* v : n->inputs)
+        if (v && !v->producer) source(*to, v, map);
+      to->copy_node(*n, map, true);
     }
-    while (!todo.empty()) {
-      const Value* v = todo.back();
-      todo.pop_back();
-      if (!v->producer || !nodes.insert(v->producer)) continue;
-      for (const Value* x : v->producer->inputs)
-        if (x) todo.push_back(x);
-    }
-    copy_nodes(*to, nodes, map, true);
     for (size_t i = 0; i < j_.num_outputs; ++i)
-      to->outputs.push_back(map.contains(g_.outputs[i]) ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
-    for (const Value* v : ordered(shapes_))
-      if (!v->producer) source(*to, v, map);
-    shapes = keep_shapes(*to, map);
+      to->outputs.push_back(g_.outputs[i]->producer ? map.at(g_.outputs[i]) : source(*to, g_.outputs[i], map));
+    for (Shape& shape : shapes_) {
+      Value* of = shape.of->producer ? map.at(shape.of) : source(*to, shape.of, map);
+      Value* out = to->add_value(shape.name);
+      infer_node(*to->add_node(intern("Shape"), {of}, Values{out}));
+      shape.type = out->type;
+      shape.host = out->host;
+    }
     return to;
   }
 
-  const Joint& j_;
-  const Graph& g_;
-  std::unordered_set<std::string> args_;
-  ValueSet inputs_, late_, outputs_, kept_, reads_, shapes_;
-  NodeSet back_;
+  /// The joint graph loses what forward computes; what comes from there becomes an input.
+  void make_backward() {
+    g_.name += "_backward";
+    g_.metadata.clear();
+    std::vector<Node*> order, old;
+    old.swap(g_.order());
+    order.reserve(old.size());
+    std::vector<Value*> inputs = j_.seeds;
+    inputs.insert(inputs.end(), kept_.begin(), kept_.end());
+    for (const Shape& shape : shapes_) {
+      Value* in = g_.add_value(shape.name, shape.type);
+      in->host = shape.host;
+      inputs.push_back(in);
+      shape.of->host = nullptr;
+      shape.of->literal = nullptr;
+      Node* n = g_.add_node(intern("ortmod", "ShapeOnly"), {in}, Values{shape.of},
+                            {{"dtype", static_cast<int64_t>(shape.of->type.dtype)}});
+      n->mark = kBackward;
+      order.push_back(n);
+    }
+    inputs.insert(inputs.end(), reads_.begin(), reads_.end());
+    for (Value* v : inputs) v->literal = nullptr;
+    std::erase_if(g_.weights, [](const Value* v) { return !v->literal || v->producer; });
+    const auto gone = [&](const Use& u) { return u.node->graph == &g_ && !(u.node->mark & kBackward); };
+    for (Value* v : g_.values()) Graph::forget_uses(v, gone);
+    for (Node* n : old) {
+      if (n->mark & kBackward) {
+        order.push_back(n);
+      } else {
+        if (!n->attrs.empty()) Graph::unlink_captures(*n);
+        g_.drop(n);
+      }
+    }
+    g_.order() = std::move(order);
+    g_.inputs = std::move(inputs);
+    g_.outputs = j_.grads;
+    g_.compact();
+  }
+
+  Joint j_;
+  Graph& g_;
+  std::vector<Value*> kept_, reads_;
+  std::vector<Shape> shapes_;
 };
 
 }  // namespace
 
-Split split(const Joint& joint, const std::vector<std::string>& arguments) { return Cutter(joint, arguments).cut(); }
+Split split(Joint joint, const std::vector<std::string>& arguments) {
+  return Cutter(std::move(joint), arguments).cut();
+}
 
 }  // namespace ortmod

@@ -10,11 +10,15 @@ Op intern(std::string_view domain, std::string_view name) {
   static std::mutex mutex;
   static auto* table = new std::unordered_map<std::string, std::unique_ptr<OpName>>;
   if (domain == "ai.onnx") domain = "";
+  thread_local Op recent[64] = {};
+  const auto byte = [](char c) { return static_cast<unsigned char>(c); };
+  const size_t place = name.empty() ? 0 : (7 * name.size() + 31 * byte(name.front()) + 3 * byte(name.back())) % 64;
+  if (Op op = recent[place]; op && op->name == name && op->domain == domain) return op;
   std::string key = std::string(domain) + "::" + std::string(name);
   std::lock_guard lock(mutex);
   auto& slot = (*table)[std::move(key)];
   if (!slot) slot = std::make_unique<OpName>(OpName{std::string(domain), std::string(name)});
-  return slot.get();
+  return recent[place] = slot.get();
 }
 
 int Graph::opset(std::string_view domain) const {
@@ -194,7 +198,6 @@ void Graph::exchange(Value* a, Value* b) {
   std::swap(a->output_index, b->output_index);
 }
 
-/// Forgets what the sub-graphs of a node capture.
 void Graph::unlink_captures(const Node& n) {
   const auto inner = [](const Graph& g) {
     for (Node* m : g.nodes()) {

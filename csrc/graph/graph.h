@@ -53,6 +53,7 @@ struct HostInts {
   Dims dims;
   SmallVec<Dim, 8> v;
 };
+using HostIntsPtr = std::shared_ptr<const HostInts>;
 
 struct Use {
   Node* node;
@@ -65,10 +66,11 @@ struct Value {
   Type type;
   Node* producer = nullptr;
   int output_index = 0;
+  int mark = 0;  // scratch for algorithms
   SmallVec<Use, 2> uses;
-  std::shared_ptr<const HostInts> host;  // elements known at import, of a computed value
-  LiteralPtr literal;                    // of an initializer or constant (or the default of an input)
-  Rare<Metadata> metadata;               // of its value_info (exporters write there what a weight was)
+  HostIntsPtr host;         // elements known at import, of a computed value
+  LiteralPtr literal;       // of an initializer or constant (or the default of an input)
+  Rare<Metadata> metadata;  // of its value_info (exporters write there what a weight was)
   Graph* graph = nullptr;
   bool is_constant() const { return literal && !producer; }
 };
@@ -154,6 +156,8 @@ class Graph {
   void remove(Node* n);
   /// The same for a node that no value lists as its user any more (removing many at once).
   void drop(Node* n);
+  /// Forgets what the sub-graphs of a node capture.
+  static void unlink_captures(const Node& n);
   /// Takes the uses for which `goes` is true off a value's list.
   template <class F>
   static void forget_uses(Value* v, F&& goes) {
@@ -185,7 +189,6 @@ class Graph {
   static void hint_uses(Value* v);
   static void attach(Node* n, size_t i, Value* v);
   static void detach(Node* n, size_t i, Value* v);
-  static void unlink_captures(const Node& n);
   bool is_taken(std::string_view name) const;
   Value* make_value(std::string unique);
   Graph* parent_;

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "graph/graph.h"
+#include "graph/pages.h"
 
 namespace ortmod {
 namespace {
@@ -67,7 +68,9 @@ void NameTable::reserve(size_t n) {
 }
 
 void NameTable::rehash(size_t capacity) {
-  std::vector<Entry> old(capacity);
+  std::vector<Entry> old;
+  reserve_mapped(old, capacity);
+  old.resize(capacity);
   old.swap(entries_);
   for (const Entry& e : old) {
     if (!e.value) continue;

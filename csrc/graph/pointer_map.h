@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "graph/pages.h"
+
 namespace ortmod {
 
 /// Open addressing at half load. Eight neighbours in memory go to eight neighbouring entries of a block that is chosen
@@ -111,7 +113,9 @@ class PointerMap {
     return {&entries_[i], true};
   }
   void rehash(size_t capacity) {
-    std::vector<Entry> old(capacity);
+    std::vector<Entry> old;
+    reserve_mapped(old, capacity);
+    old.resize(capacity);
     old.swap(entries_);
     mask_ = capacity - 1;
     shift_ = 64 + kBlockBits;

@@ -20,6 +20,9 @@ using Literals = std::unordered_map<std::string, LiteralPtr>;
 std::unique_ptr<Graph> from_bytes(std::string_view bytes, const std::string& base_dir = "", const Literals& given = {});
 /// The same from a file (external data lies in the file's folder).
 std::unique_ptr<Graph> from_file(const std::string& path);
+/// The names of the graph's inputs as a serialized ModelProto (or a file of one) lists them, initializers among them.
+std::vector<std::string> listed_inputs(std::string_view bytes);
+std::vector<std::string> listed_inputs_of_file(const std::string& path);
 /// Calls of a marked function are inlined and keep their boundary: an ortmod::WithGradient whose attributes are those
 /// of the call and `function_name` ("domain::Name") and `function_inputs` (how many), whose inputs are those of the
 /// call, then the inlined outputs, and whose outputs are these (null where not wanted). A registered rule takes hold

@@ -126,7 +126,7 @@ void ModelReader::read_constant(onnx::NodeProto& p, const Place& at) {
   LiteralPtr literal = constant_value(key, value);
   if (!literal) bad("the attribute \"" + shown(key) + "\" is unknown or has the wrong type" + label(p));
   Value* w = at.graph->add_weight(graph_name(p.output(0), at, label(p)), std::move(literal));
-  at.scope->names[p.output(0)] = w;
+  at.scope->set(p.output(0), w);
   const Type own = w->type;
   describe(w, p.output(0), at);
   w->type = own;
@@ -215,7 +215,7 @@ void ModelReader::inline_call(onnx::NodeProto& p, onnx::FunctionProto& f, Values
       at.graph->add_node(intern("Identity"), {v}, Values{copy}, {}, frame.prefix + f.output(i));
       v = copy;
     }
-    at.scope->names[p.output(i)] = v;
+    at.scope->set(p.output(i), v);
     describe(v, p.output(i), at);
   }
   if (!marked) return;

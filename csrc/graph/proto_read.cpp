@@ -87,12 +87,23 @@ bool is_utf8(std::string_view t) {
 }
 
 bool ModelReader::Scope::find(const std::string& name, Value** v) const {
-  for (const Scope* s = this; s; s = s->outer)
+  for (const Scope* s = this; s; s = s->outer) {
+    if (Value* found = s->own ? s->own->find(name) : nullptr) {
+      *v = found;
+      return true;
+    }
     if (const auto it = s->names.find(name); it != s->names.end()) {
       *v = it->second;
       return true;
     }
+  }
   return false;
+}
+
+bool ModelReader::Scope::has(const std::string& name) const { return (own && own->find(name)) || names.contains(name); }
+
+void ModelReader::Scope::set(const std::string& name, Value* v) {
+  if (!own || v->name != name) names[name] = v;
 }
 
 ModelReader::ModelReader(onnx::ModelProto& model, const std::string& base_dir, const Literals& given)
@@ -169,7 +180,7 @@ std::unique_ptr<Graph> ModelReader::read() {
 /// The name in the graph of the value called `name` at this place.
 std::string ModelReader::graph_name(const std::string& name, const Place& at, const std::string& by) {
   check_text(name, "a name");
-  if (at.scope->names.contains(name)) bad("the name \"" + shown(name) + "\" is given to two values" + by);
+  if (at.scope->has(name)) bad("the name \"" + shown(name) + "\" is given to two values" + by);
   if (at.frame) {
     const auto it = at.depth == at.frame->depth ? at.frame->outputs.find(name) : at.frame->outputs.end();
     return it != at.frame->outputs.end() ? it->second : fresh(at.frame->prefix + name);
@@ -187,7 +198,7 @@ void ModelReader::describe(Value* v, const std::string& original, const Place& a
 
 Value* ModelReader::declare(const std::string& name, const Place& at, const std::string& by) {
   Value* v = at.graph->add_value(graph_name(name, at, by));
-  at.scope->names[name] = v;
+  at.scope->set(name, v);
   describe(v, name, at);
   return v;
 }
@@ -209,7 +220,10 @@ std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place*
   const size_t n_nodes = static_cast<size_t>(p.node_size()),
                n_values = n_nodes + static_cast<size_t>(p.initializer_size());
   g->reserve(n_nodes, n_values);
-  scope.names.reserve(n_values);
+  if (!outer && functions_.empty())
+    scope.own = g.get();
+  else
+    scope.names.reserve(n_values);
   for (auto& v : *p.mutable_value_info()) scope.infos.emplace(v.name(), &v);
   for (auto& v : *p.mutable_output()) scope.infos.emplace(v.name(), &v);
   read_values(p, at);
@@ -222,10 +236,14 @@ std::unique_ptr<Graph> ModelReader::read_graph(onnx::GraphProto& p, const Place*
 }
 
 void ModelReader::read_values(onnx::GraphProto& p, const Place& at) {
-  std::unordered_set<std::string> initialized;
+  std::unordered_set<std::string_view> listed, initialized;
   if (at.depth == 0) {
-    for (const auto& t : p.initializer()) initialized.insert(t.name());
-    for (const auto& t : p.sparse_initializer()) initialized.insert(t.values().name());
+    for (const auto& v : p.input()) listed.insert(v.name());
+    const auto note = [&](const std::string& name) {
+      if (listed.contains(name)) initialized.insert(name);
+    };
+    for (const auto& t : p.initializer()) note(t.name());
+    for (const auto& t : p.sparse_initializer()) note(t.values().name());
   }
   std::unordered_set<std::string> seen;
   for (auto& v : *p.mutable_input()) {
@@ -237,12 +255,12 @@ void ModelReader::read_values(onnx::GraphProto& p, const Place& at) {
     Value* made =
         at.graph->add_input(graph_name(v.name(), at, ""), v.has_type() ? read_type(v.type(), v.name()) : Type());
     made->metadata = metadata(v.metadata_props());
-    at.scope->names[v.name()] = made;
+    at.scope->set(v.name(), made);
   }
   const auto weight = [&](const std::string& name, LiteralPtr literal) {
     if (name.empty()) bad("an initializer has no name");
     Value* w = at.graph->add_weight(graph_name(name, at, ""), std::move(literal));
-    at.scope->names[name] = w;
+    at.scope->set(name, w);
     describe(w, name, at);
   };
   for (auto& t : *p.mutable_initializer()) weight(t.name(), tensors_.read_initializer(t, !at.frame));
@@ -316,8 +334,9 @@ void ModelReader::read_node(const NodeList& nodes, size_t index, const Place& at
   const int v = version(p, at);
   Values in = read_inputs(nodes, index, at);
   const std::string domain = normal_domain(p.domain());
-  if (const auto f = functions_.find(domain + "\n" + p.op_type() + "\n" + p.overload()); f != functions_.end())
-    return inline_call(p, *f->second, std::move(in), at);
+  if (!functions_.empty())
+    if (const auto f = functions_.find(domain + "\n" + p.op_type() + "\n" + p.overload()); f != functions_.end())
+      return inline_call(p, *f->second, std::move(in), at);
   if (domain.empty() && p.op_type() == "Constant" && !stays_open(p, at)) return read_constant(p, at);
   Attrs attrs = read_attrs(p, at);
   Values out;
@@ -404,6 +423,60 @@ std::unique_ptr<Graph> from_file(const std::string& path) {
   return from_bytes({file.data, file.size}, slash == std::string::npos ? "."
                                             : slash == 0               ? "/"
                                                                        : path.substr(0, slash));
+}
+
+namespace {
+
+/// The length-delimited fields of number `field` in a message; the others are passed over unread.
+template <class F>
+void each_field(std::string_view message, int field, F&& visit) {
+  namespace pb = google::protobuf;
+  pb::io::CodedInputStream in(reinterpret_cast<const uint8_t*>(message.data()), static_cast<int>(message.size()));
+  const auto broken = [] { bad("the bytes are not an ONNX model (truncated, damaged, or another format)"); };
+  while (const uint32_t tag = in.ReadTag()) {
+    uint64_t number = 0;
+    uint32_t length = 0;
+    switch (tag & 7) {
+      case 0:
+        if (!in.ReadVarint64(&number)) broken();
+        break;
+      case 1:
+        if (!in.Skip(8)) broken();
+        break;
+      case 2: {
+        if (!in.ReadVarint32(&length)) broken();
+        const int at = in.CurrentPosition();
+        if (!in.Skip(static_cast<int>(length))) broken();
+        if (static_cast<int>(tag >> 3) == field) visit(message.substr(static_cast<size_t>(at), length));
+        break;
+      }
+      case 5:
+        if (!in.Skip(4)) broken();
+        break;
+      default:
+        broken();
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> listed_inputs(std::string_view bytes) {
+  constexpr int kGraph = 7, kInput = 11, kName = 1;
+  std::vector<std::string> names;
+  if (bytes.size() > INT_MAX) return names;
+  each_field(bytes, kGraph, [&](std::string_view graph) {
+    each_field(graph, kInput, [&](std::string_view input) {
+      names.emplace_back();
+      each_field(input, kName, [&](std::string_view name) { names.back() = name; });
+    });
+  });
+  return names;
+}
+
+std::vector<std::string> listed_inputs_of_file(const std::string& path) {
+  const ExternalFiles::Range file = map_file(path);
+  return listed_inputs({file.data, file.size});
 }
 
 }  // namespace ortmod

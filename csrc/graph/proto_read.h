@@ -31,7 +31,11 @@ class ModelReader {
     const Scope* outer = nullptr;
     std::unordered_map<std::string, Value*> names;
     std::unordered_map<std::string, ortmod_onnx::ValueInfoProto*> infos;
+    /// Of a graph into which nothing is inlined: its values are visible by their own names; `names` has the others.
+    const Graph* own = nullptr;
     bool find(const std::string& name, Value** v) const;
+    bool has(const std::string& name) const;
+    void set(const std::string& name, Value* v);
   };
   struct Place;
   /// An attribute given to a function, with the place whose names its sub-graphs see.

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "graph/pages.h"
+
 namespace ortmod {
 
 /// Objects are destroyed one by one by the owner; their memory goes when the slab does.
@@ -37,6 +39,7 @@ class Slab {
   };
   void grow(size_t n) {
     chunks_.push_back(std::make_unique_for_overwrite<Place[]>(n));
+    map_pages(chunks_.back().get(), n * sizeof(Place));
     in_chunk_ = left_ = n;
   }
 

@@ -2,6 +2,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "graph/digest.h"
 #include "graph/graph.h"
 #include "graph/symbol.h"
 
@@ -151,7 +152,73 @@ void write_graph(const Graph& g, const std::string& indent, std::string& out) {
   out += indent + "}";
 }
 
+/// Gathers what write_graph writes, without writing it.
+class Digest {
+ public:
+  uint64_t value() const { return value_; }
+  void add(uint64_t x) {
+    value_ = (value_ ^ x) * 0x9E3779B97F4A7C15ull;
+    value_ ^= value_ >> 29;
+  }
+  void add(std::string_view s) { add(static_cast<uint64_t>(std::hash<std::string_view>{}(s))); }
+  void add(const Type& t) {
+    add(static_cast<uint64_t>(t.dtype) << 16 | static_cast<uint64_t>(t.kind) << 8 | static_cast<uint64_t>(t.key));
+    add(static_cast<uint64_t>(t.rank()));
+    for (const Dim d : t.dims) {
+      if (is_known(d) || d == kAnyDim)
+        add(static_cast<uint64_t>(d));
+      else
+        add(dim_text(d));  // numbers of symbols differ between processes
+    }
+  }
+  void graph(const Graph& g) {
+    add(g.name);
+    for (const auto* list : {&g.inputs, &g.outputs}) {
+      add(list->size());
+      for (const Value* v : *list) {
+        add(v->type);
+        add(v->name);
+        if (v->literal) weight(*v);
+      }
+    }
+    for (const Value* v : g.weights) weight(*v);
+    for (const Node* n : g.nodes()) {
+      add(n->name);
+      add(n->op->domain);
+      add(n->op->name);
+      for (const Values* list : {&n->outputs, &n->inputs}) {
+        add(list->size());
+        for (const Value* v : *list) add(v ? std::string_view(v->name) : std::string_view());
+      }
+      for (const auto& [key, a] : n->attrs) add(attr_text(key, a, ""));
+    }
+  }
+
+ private:
+  void weight(const Value& v) {
+    add(v.literal->type());
+    add(v.name);
+    if (has_elements(*v.literal)) add(elements(*v.literal));
+  }
+  uint64_t value_ = 0;
+};
+
 }  // namespace
+
+uint64_t digest(const Graph& g) {
+  Digest d;
+  d.add(static_cast<uint64_t>(g.ir_version));
+  for (const auto& [domain, version] : g.opsets) {
+    d.add(domain);
+    d.add(static_cast<uint64_t>(version));
+  }
+  for (const auto& [key, value] : g.metadata) {
+    d.add(key);
+    d.add(value);
+  }
+  d.graph(g);
+  return d.value();
+}
 
 std::string to_text(const Graph& g) {
   std::string out = "<\n  ir_version: " + std::to_string(g.ir_version) + ",\n  opset_import: [";

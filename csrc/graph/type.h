@@ -62,7 +62,7 @@ constexpr bool is_known(Dim d) { return d >= 0; }
 /// A symbol, an expression of symbols or kAnyDim; everything else is an integer.
 constexpr bool is_symbolic(Dim d) { return d <= kLastSymbol; }
 
-using Dims = SmallVec<Dim, 6>;
+using Dims = SmallVec<Dim, 4>;
 
 /// A sequence whose `key` is set is a sequence of maps.
 enum class Kind : uint8_t { kTensor, kSequence, kOptional, kMap, kOptionalSequence };

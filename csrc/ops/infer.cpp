@@ -97,18 +97,18 @@ void infer_node(Node& n) {
   }
   const size_t n_out = n.outputs.size();
   Type one_type;
-  std::optional<HostInts> one_list;
+  HostIntsPtr one_list;
   std::vector<Type> more_types(n_out > 1 ? n_out : 0);
-  std::vector<std::optional<HostInts>> more_lists(more_types.size());
+  std::vector<HostIntsPtr> more_lists(more_types.size());
   Type* out = n_out > 1 ? more_types.data() : &one_type;
-  std::optional<HostInts>* out_ints = n_out > 1 ? more_lists.data() : &one_list;
+  HostIntsPtr* out_ints = n_out > 1 ? more_lists.data() : &one_list;
   Infer ctx(n, {in.data(), in.size()}, {ints.data(), ints.size()}, {out, n_out}, {out_ints, n_out});
   def->infer(ctx);
   for (size_t i = 0; i < n.outputs.size(); ++i) {
     Value* o = n.outputs[i];
     if (!o) continue;
-    if (out[i].dtype != DType::kUndefined || out[i].kind != Kind::kTensor) o->type = out[i];
-    if (out_ints[i]) o->host = std::make_shared<const HostInts>(std::move(*out_ints[i]));
+    if (out[i].dtype != DType::kUndefined || out[i].kind != Kind::kTensor) o->type = std::move(out[i]);
+    if (out_ints[i]) o->host = std::move(out_ints[i]);
   }
 }
 

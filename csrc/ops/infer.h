@@ -14,7 +14,7 @@ class Infer {
   static constexpr size_t kMax = 8;
   /// `in`: type of each input (null: absent); `ints`: host elements or null; outputs are written to `out` / `out_ints`.
   Infer(const Node& node, std::span<const Type* const> in, std::span<const HostInts* const> ints, std::span<Type> out,
-        std::span<std::optional<HostInts>> out_ints)
+        std::span<HostIntsPtr> out_ints)
       : node(node), in_(in), ints_(ints), out_(out), out_ints_(out_ints) {}
 
   const Node& node;
@@ -45,7 +45,7 @@ class Infer {
     if (o < out_.size()) out_[o] = Type::unranked(t);
   }
   void out_ints(size_t o, HostInts v) {
-    if (o < out_ints_.size()) out_ints_[o] = std::move(v);
+    if (o < out_ints_.size()) out_ints_[o] = std::make_shared<const HostInts>(std::move(v));
   }
 
   /// `axis` in [-rank, rank) made >= 0, else ShapeError.
@@ -64,7 +64,7 @@ class Infer {
   std::span<const Type* const> in_;
   std::span<const HostInts* const> ints_;
   std::span<Type> out_;
-  std::span<std::optional<HostInts>> out_ints_;
+  std::span<HostIntsPtr> out_ints_;
 };
 
 /// The elements of a small integer constant. The least integers ("from the start" in a Slice) become the least that is

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "graph/pages.h"
 #include "kernels/cpu/chain.h"
 
 namespace ortmod {
@@ -17,7 +18,9 @@ void* StepList::alloc(size_t bytes, size_t align) {
   if (blocks_.empty() || !fits(blocks_.back())) {
     const size_t size =
         std::max<size_t>(bytes + align, blocks_.empty() ? 1024 : std::min<size_t>(blocks_.back().size * 2, 1 << 20));
-    blocks_.push_back({std::make_unique<std::byte[]>(size), 0, size});
+    blocks_.push_back({std::make_unique_for_overwrite<std::byte[]>(size), 0, size});
+    map_pages(blocks_.back().data.get(), size);
+    std::memset(blocks_.back().data.get(), 0, size);
   }
   Block& b = blocks_.back();
   b.used = (b.used + align - 1) / align * align;

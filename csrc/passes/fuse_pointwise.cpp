@@ -4,6 +4,7 @@
 
 #include "ops/op.h"
 #include "ops/pointwise_program.h"
+#include "passes/key.h"
 #include "passes/pass.h"
 
 namespace ortmod {
@@ -174,9 +175,24 @@ class Fuser {
     }
   }
 
+  /// Values, each once; a few dozen at most.
+  struct List : SmallVec<Value*, 4> {
+    int find(const Value* v) const {
+      for (size_t i = 0; i < size(); ++i)
+        if ((*this)[i] == v) return static_cast<int>(i);
+      return -1;
+    }
+    bool contains(const Value* v) const { return find(v) >= 0; }
+    int insert(Value* v) {
+      const int i = find(v);
+      if (i >= 0) return i;
+      push_back(v);
+      return static_cast<int>(size()) - 1;
+    }
+  };
   struct Group {
-    std::vector<Node*> nodes;
-    ValueSet inputs, constants, made;
+    SmallVec<Node*, 4> nodes;
+    List inputs, constants, made;
     int inst = 0, outputs = 0;
   };
   bool fixed_scalar(const Value* v) const { return c_.is_fixed(v) && v->literal->numel() == 1; }
@@ -201,7 +217,7 @@ class Fuser {
       }
       group.inst += inst;
       group.nodes.push_back(n);
-      for (const Value* v : n->inputs)
+      for (Value* v : n->inputs)
         if (v && !group.made.contains(v)) (fixed_scalar(v) ? group.constants : group.inputs).insert(v);
       group.made.insert(n->out());
       if (escapes(n->out())) ++group.outputs;
@@ -228,41 +244,71 @@ class Fuser {
   }
   int outputs_with(const Group& group, const Node* n) { return group.outputs + (escapes(n->out()) ? 1 : 0); }
 
-  int replace(const Group& group) {
-    if (group.nodes.size() < 2) return 0;
-    const NodeSet members(group.nodes.begin(), group.nodes.end());
+  /// What groups with equal bodies have in common: everything but names.
+  const std::string& key_of(const Group& group, const Values& outputs) {
+    std::string& key = key_;
+    key.clear();
+    const auto put_type = [&](const Type& t) {
+      put(key, t.dtype);
+      put(key, t.rank());
+      for (const Dim d : t.dims) put(key, d);
+    };
+    put(key, group.inputs.size());
+    for (const Value* v : group.inputs) put_type(v->type);
+    put(key, group.constants.size());
+    for (const Value* v : group.constants) put_literal(key, *v->literal);
+    for (const Node* n : group.nodes) {
+      put(key, n->op);
+      put(key, n->version);
+      put(key, n->inputs.size());
+      for (const Value* v : n->inputs)
+        for (const List* list : {&group.made, &group.constants, &group.inputs}) put(key, list->find(v));
+      put(key, n->attrs.size());
+      for (const auto& [name, a] : n->attrs) {
+        put_text(key, name);
+        if (!put_attr(key, a)) put(key, n);
+      }
+      put_type(n->out()->type);
+    }
+    for (const Value* v : outputs) put(key, group.made.find(v));
+    return key;
+  }
+
+  /// The nodes of a group as a graph of their own.
+  std::shared_ptr<Graph> body_of(const Group& group, const Values& outputs) const {
     const auto body = std::make_shared<Graph>();
     body->name = "fused";
     const Graph* top = &g_;
     while (top->parent()) top = top->parent();
     body->opsets = top->opsets;
     ValueMap map;
-    std::vector<Value*> inputs, outputs;
-    for (const Node* n : group.nodes) {
-      for (Value* v : n->inputs) {
-        if (!v || map.contains(v)) continue;
-        if (fixed_scalar(v)) {
-          map[v] = body->add_weight(v->name, v->literal);
-          map[v]->type = v->type;
-        } else {
-          map[v] = body->add_input(v->name, v->type);
-          inputs.push_back(v);
-        }
-      }
-      body->copy_node(*n, map);
-      map[n->out()]->type = n->out()->type;
+    for (const Value* v : group.inputs) map[v] = body->add_input(v->name, v->type);
+    for (const Value* v : group.constants) {
+      map[v] = body->add_weight(v->name, v->literal);
+      map[v]->type = v->type;
     }
+    for (const Node* n : group.nodes) body->copy_node(*n, map);
+    for (const Value* v : outputs) body->outputs.push_back(map.at(v));
+    return body;
+  }
+
+  int replace(const Group& group) {
+    if (group.nodes.size() < 2) return 0;
+    Values outputs;
     for (const Node* n : group.nodes) {
       bool wanted = is_output(n->out());
-      for (const Use& u : n->out()->uses) wanted = wanted || !members.contains(u.node);
-      if (!wanted) continue;
-      outputs.push_back(n->out());
-      body->outputs.push_back(map[n->out()]);
+      for (const Use& u : n->out()->uses)
+        wanted = wanted || std::find(group.nodes.begin(), group.nodes.end(), u.node) == group.nodes.end();
+      if (wanted) outputs.push_back(n->out());
     }
-    if (static_cast<int>(outputs.size()) > kMaxOutputs || static_cast<int>(inputs.size()) > kMaxInputs ||
-        outputs.empty() || inputs.empty())
+    if (static_cast<int>(outputs.size()) > kMaxOutputs || static_cast<int>(group.inputs.size()) > kMaxInputs ||
+        outputs.empty() || group.inputs.empty())
       return 0;
+    const Values inputs(group.inputs.begin(), group.inputs.end());
     if (!infer_gives_space(inputs, outputs[0]->type.dims)) return 0;
+    std::shared_ptr<Graph>& known = bodies_[key_of(group, outputs)];
+    if (!known) known = body_of(group, outputs);
+    const std::shared_ptr<Graph> body = known;
     std::string name;
     for (const Node* n : group.nodes) {
       if (name.size() > 60) break;
@@ -277,7 +323,7 @@ class Fuser {
     return static_cast<int>(group.nodes.size()) - 1;
   }
   /// The shape of a fused node is inferred from its inputs: they must determine the space.
-  static bool infer_gives_space(const std::vector<Value*>& inputs, const Dims& space) {
+  static bool infer_gives_space(const Values& inputs, const Dims& space) {
     for (size_t k = 0; k < space.size(); ++k) {
       bool found = space[k] == 1;
       for (const Value* v : inputs) {
@@ -296,6 +342,8 @@ class Fuser {
   const PassContext& c_;
   ValueSet outputs_;
   std::vector<Info> info_;
+  std::unordered_map<std::string, std::shared_ptr<Graph>> bodies_;  // nodes with equal bodies share one
+  std::string key_;
 };
 
 }  // namespace

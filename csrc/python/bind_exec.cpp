@@ -35,7 +35,7 @@ void bind_exec(py::module_& m) {
   py::class_<Executable, std::shared_ptr<Executable>>(m, "Executable")
       .def(py::init([](const Model& model, const std::vector<std::string>& weights) {
              py::gil_scoped_release release;
-             return Executable::make(model.graph->clone(), weights);
+             return Executable::make(model.graph, weights);
            }),
            py::arg("model"), py::arg("argument_weights") = std::vector<std::string>{})
       .def_static("from_handle", &Executable::from_handle)

@@ -138,9 +138,9 @@ py::tuple split_of(const Model& m, const GradientOptions& options) {
   std::vector<std::string> weights;
   for (const Value* w : m.graph->weights)
     if (std::find(options.wrt.begin(), options.wrt.end(), w->name) != options.wrt.end()) weights.push_back(w->name);
-  Split s = split(j, weights);
-  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, seed_names(j),
-                        gradient_names(j));
+  py::list seeds = seed_names(j), grads = gradient_names(j);
+  Split s = split(std::move(j), weights);
+  return py::make_tuple(Model{std::move(s.forward)}, Model{std::move(s.backward)}, s.kept, s.reads, seeds, grads);
 }
 
 py::list old_forms_of(const Model& m, const GradientOptions& options) {
@@ -327,6 +327,8 @@ void bind_graph(py::module_& m) {
           [](const Model& m) { return py::make_tuple(py::bytes(to_bytes(*m.graph))); },
           [](const py::tuple& state) { return prepared(from_bytes(std::string_view(state[0].cast<py::bytes>()))); }));
   m.def("operators", &operators);
+  m.def("listed_inputs", [](const py::bytes& bytes) { return listed_inputs(std::string_view(bytes)); });
+  m.def("listed_inputs_of_file", &listed_inputs_of_file);
   m.def("machine_code", [] {
     switch (cpu::jit_level()) {
       case cpu::JitLevel::kAvx512:
