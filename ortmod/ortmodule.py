@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ortmod import _C
-from ortmod._errors import ModelError
+from ortmod._errors import DTypeError, ModelError
 from ortmod._model import load
 from ortmod.module import _Graph
 
@@ -141,7 +141,7 @@ class ORTModule(nn.Module):
     def __init__(self, torch_module: nn.Module) -> None:
         super().__init__()
         if not isinstance(torch_module, nn.Module):
-            raise TypeError(f"[import] torch_module: got {type(torch_module).__name__}, expected a torch.nn.Module")
+            raise DTypeError(f"[import] torch_module: got {type(torch_module).__name__}, expected a torch.nn.Module")
         self.training = torch_module.training
         self.__dict__["_original"] = torch_module
         for shared in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):

@@ -111,3 +111,25 @@ def test_gradients_of_another_shape_than_the_output_are_refused(shape):
     function.forward(given, training=True)
     with pytest.raises(ortmod.ShapeError, match=r'output "variable": got shape .*, expected \(30, 2\)'):
         function.backward([np.ones(shape, np.float32)])
+
+
+def test_one_weight_may_be_named_without_a_list():
+    trained = partial(weights_to_train="coef").fit(X, Y)
+    assert list(trained.trained_coef_) == ["coef"] and len(trained.get_state()) == 1
+
+
+def test_errors_of_arguments_and_of_the_order_of_calls_are_of_the_family():
+    function = OrtGradientForwardBackward(linear(3, 2), ["coef"]).new_instance()
+    for kind, action in (
+        (ValueError, lambda: partial().set_params(unknown=1)),
+        (ValueError, lambda: partial(batch_size=1.5)),
+        (ValueError, lambda: LearningRateSGD(-1)),
+        (ValueError, lambda: add_loss_output(linear(3), "unknown")),
+        (ValueError, lambda: OrtGradientForwardBackward(linear(3), ["nothing"])),
+        (RuntimeError, lambda: function.backward([Y])),
+        (RuntimeError, lambda: function.saved_tensors),
+        (TypeError, lambda: full().fit(X, Y[:, :1], WEIGHTS).set_state([1])),
+    ):
+        with pytest.raises(kind, match=r"^\[train\] ") as found:
+            action()
+        assert isinstance(found.value, ortmod.OrtmodError)

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ortmod._errors import DTypeError, OrtmodError
-from ortmod.training.excs import ConvergenceError, DataError
+from ortmod.training.excs import ConvergenceError, DataError, ParameterError
 
-
-class ParameterError(OrtmodError, ValueError):
-    """An argument of an estimator that does not fit."""
+__all__ = ["DataError", "DivergenceError", "EstimatorError", "ParameterError", "typed"]
 
 
 class DivergenceError(ConvergenceError, ValueError):

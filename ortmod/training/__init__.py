@@ -1,7 +1,7 @@
 """Training of standalone ONNX graphs: losses, penalties, learning rates as small graphs; full and partial training."""
 
 from ortmod.training.data_loader import OrtDataLoader
-from ortmod.training.excs import ConvergenceError, ConvergenceWarning, DataError, EvaluationError, ProviderError
+from ortmod.training.excs import ConvergenceError, ConvergenceWarning, DataError, EvaluationError, ParameterError, ProviderError
 from ortmod.training.grad_helper import DerivativeOptions, onnx_derivative
 from ortmod.training.onnx_function import function_onnx_graph, get_supported_functions
 from ortmod.training.onnx_helper import add_loss_output, get_train_initializer, onnx_rename_weights, penalty_loss_onnx
@@ -44,6 +44,7 @@ __all__ = [
     "OrtGradientForwardBackwardFunction",
     "OrtGradientForwardBackwardOptimizer",
     "OrtGradientOptimizer",
+    "ParameterError",
     "ProviderError",
     "SquareLearningLoss",
     "add_loss_output",

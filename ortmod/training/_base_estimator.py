@@ -16,7 +16,7 @@ from ortmod.training._engine import Engine, History
 from ortmod.training._params import Parameters
 from ortmod.training._random import drawing, generators
 from ortmod.training._values import like, to_tensor
-from ortmod.training.excs import DataError
+from ortmod.training.excs import DataError, ParameterError
 from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate, LearningRateAdamW
@@ -75,16 +75,18 @@ class BaseEstimator(Parameters):
         for name, least in (("max_iter", 0), ("batch_size", 0), ("accumulate", 1)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+                raise ParameterError(f"[train] {name}: got {value!r}, expected a whole number of at least {least}")
         if self.init not in _INITS:
-            raise ValueError(f"init: got {self.init!r}, expected one of {', '.join(map(repr, _INITS))}")
+            raise ParameterError(f"[train] init: got {self.init!r}, expected one of {', '.join(map(repr, _INITS))}")
         if self.training_optimizer_name not in ("SGDOptimizer", "AdamWOptimizer"):
             raise NotImplementedError(
                 f"training_optimizer_name: got {self.training_optimizer_name!r}, expected 'SGDOptimizer' or 'AdamWOptimizer'; "
                 "other updates are given as learning_rate"
             )
         if not isinstance(self.validation_every, int | float) or self.validation_every <= 0:
-            raise ValueError(f"validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1")
+            raise ParameterError(
+                f"[train] validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1"
+            )
 
     def _rate(self) -> BaseLearningRate:
         if self.training_optimizer_name == "AdamWOptimizer" and not isinstance(self.learning_rate, LearningRateAdamW):
@@ -93,7 +95,8 @@ class BaseEstimator(Parameters):
 
     def _weight_names(self, model: _C.Model | None = None) -> list[str]:
         if self.weights_to_train is not None:
-            return list(self.weights_to_train)
+            names = self.weights_to_train
+            return [names] if isinstance(names, str) else list(names)
         return [name for name, t, _ in (model or load(self.model_onnx)).weights if t[0] in (1, 10, 11, 16)]
 
     def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
@@ -128,7 +131,7 @@ class BaseEstimator(Parameters):
     def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
         self._check()
         if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val come together: got one of them")
+            raise ParameterError("[train] X_val and y_val come together: got one of them")
         engine = self._make_engine(sample_weight is not None, gradient_norm=self.callback is not None)
         previous = self._reached() if self.warm_start else None
         if previous is not None:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import onnx
 
+from ortmod.training.excs import ParameterError
+
 T = TypeVar("T", bound="Parameters")
 
 
@@ -41,7 +43,9 @@ class Parameters:
         for name, value in params.items():
             own, _, inner = name.partition("__")
             if own not in known:
-                raise ValueError(f"unknown parameter {own!r} of {type(self).__name__}; expected one of {', '.join(known)}")
+                raise ParameterError(
+                    f"[train] unknown parameter {own!r} of {type(self).__name__}; expected one of {', '.join(known)}"
+                )
             if inner:
                 getattr(self, own).set_params(**{inner: value})
             else:
@@ -89,11 +93,12 @@ class Parameters:
 
 def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
+        raise ParameterError(f"[train] {name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def checked_number(name: str, value: Any, least: float = 0.0, most: float = float("inf")) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(
-            f"{name}: got {value!r}, expected a number of at least {least}" + (f" and at most {most}" if most < 1e300 else "")
+        raise ParameterError(
+            f"[train] {name}: got {value!r}, expected a number of at least {least}"
+            + (f" and at most {most}" if most < 1e300 else "")
         )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ortmod import _C
+from ortmod._errors import DTypeError
 
 
 @dataclass
@@ -65,9 +66,9 @@ def load(path: str | os.PathLike) -> State:
 def _native(state: State) -> _C.Checkpoint:
     for name, value in state.properties.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise TypeError(f'[checkpoint] property "{name}": got {type(value).__name__}, expected int, float or str')
+            raise DTypeError(f'[checkpoint] property "{name}": got {type(value).__name__}, expected int, float or str')
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise TypeError(f'[checkpoint] property "{name}": got {value}, expected an int of 64 bits')
+            raise DTypeError(f'[checkpoint] property "{name}": got {value}, expected an int of 64 bits')
     c = _C.Checkpoint()
     c.parameters, c.trainable, c.properties = state.parameters, state.trainable, state.properties
     c.optimizer, c.step, c.learning_rate = state.optimizer, state.step, state.learning_rate

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ortmod._device import device_of
-from ortmod._errors import ShapeError
+from ortmod._errors import DeviceError, ShapeError
 from ortmod.training._values import to_tensor
 
 
@@ -85,6 +85,6 @@ class OrtDataLoader:
     def iter_numpy(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Batches as numpy arrays; data on another device than the CPU is a RuntimeError."""
         if self._columns[0].device.type != "cpu":
-            raise RuntimeError("iter_numpy: the data is not on the CPU; use the loader itself, which gives tensors")
+            raise DeviceError("[train] iter_numpy: the data is not on the CPU; use the loader itself, which gives tensors")
         for batch in self:
             yield tuple(c.numpy() for c in batch)

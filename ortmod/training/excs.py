@@ -7,6 +7,10 @@ class DataError(OrtmodError, ValueError):
     """Rows, labels or weights that cannot be used: NaN, another number of columns, negative weights, unknown labels."""
 
 
+class ParameterError(OrtmodError, ValueError):
+    """An argument that does not fit."""
+
+
 class ConvergenceError(OrtmodError):
     """The loss is not finite. Weights and states are those before the epoch in which that happened."""
 

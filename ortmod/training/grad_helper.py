@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ortmod.gradient import build_gradient
+from ortmod.training.excs import ParameterError
 from ortmod.training.onnx_helper import add_loss_output, as_proto
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -52,9 +53,9 @@ def onnx_derivative(
     proto = as_proto(onx)
     is_loss = options == DerivativeOptions.Loss
     if not is_loss and DerivativeOptions.FillGrad in options and DerivativeOptions.KeepOutputs not in options:
-        raise ValueError("options: FillGrad needs KeepOutputs")
+        raise ParameterError("[train] options: FillGrad needs KeepOutputs")
     if not is_loss and DerivativeOptions.KeepYieldOp in options and options != DerivativeOptions.KeepYieldOp:
-        raise ValueError("options: KeepYieldOp stands alone")
+        raise ParameterError("[train] options: KeepYieldOp stands alone")
     initializers = [i.name for i in proto.graph.initializer if i.data_type in _FLOATS]
     known = {i.name for i in proto.graph.initializer}
     graph_inputs = [i.name for i in proto.graph.input if i.name not in known and i.type.tensor_type.elem_type in _FLOATS]
@@ -95,8 +96,8 @@ def _of_loss(
     proto: onnx.ModelProto, weights: Any, initializers: list[str], loss: Any, label: Any, path_name: Any
 ) -> onnx.ModelProto:
     if loss is None or label is None:
-        raise ValueError(
-            "options: Loss needs loss= (a name of add_loss_output, or of an output) and label= (the name of its input)"
+        raise ParameterError(
+            "[train] options: Loss needs loss= (a name of add_loss_output, or of an output) and label= (the name of its input)"
         )
     name = loss
     if loss not in [o.name for o in proto.graph.output]:

@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from ortmod import _C
-from ortmod._errors import DTypeError, ModelError, ShapeError
+from ortmod._errors import DTypeError, ModelError, RunError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, load, type_text
 from ortmod.gradient import GRADIENT_NAMES, build_gradient
 from ortmod.training._engine import Engine
@@ -187,7 +187,7 @@ class TrainingAgent:
         """Appends the gradients; `feeds`: one per output, None for zeros. A gradient that nothing depends on is zeros; of
         integers, None."""
         if not state.outputs:
-            raise RuntimeError("run_backward: no forward ran with this state")
+            raise RunError("[train] run_backward: no forward ran with this state")
         if len(feeds) != len(state.outputs):
             raise ShapeError(f"[backward] wrong number of output gradients: got {len(feeds)}, expected {len(state.outputs)}")
         pairs = [(o, g) for o, g in zip(state.outputs, feeds, strict=True) if o.requires_grad and g is not None]
@@ -268,7 +268,7 @@ class OrtModuleGraphBuilder:
 
     def build(self, config: Any = None) -> None:
         if self._model is None:
-            raise RuntimeError("OrtModuleGraphBuilder.build: call initialize first")
+            raise RunError("[train] OrtModuleGraphBuilder.build: call initialize first")
         c = self._config
         wrt = [*c.input_names_require_grad, *c.initializer_names_to_train]
         if c.build_gradient_graph:
@@ -278,7 +278,7 @@ class OrtModuleGraphBuilder:
 
     def _proto(self) -> onnx.ModelProto:
         if self._built is None:
-            raise RuntimeError("OrtModuleGraphBuilder: call build first")
+            raise RunError("[train] OrtModuleGraphBuilder: call build first")
         return self._built
 
     def get_gradient_model(self) -> bytes:

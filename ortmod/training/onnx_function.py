@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from ortmod.training import graphs
+from ortmod.training.excs import ParameterError
 
 _HEAD = '<ir_version: 8, opset_import: ["" : $opset]>\n'
 
@@ -133,7 +134,7 @@ def function_onnx_graph(
     elif name in _PENALTIES:
         result = _penalty(name, common, given)
     else:
-        raise ValueError(f"name: got {name!r}, expected one of {', '.join(sorted(get_supported_functions()))}")
+        raise ParameterError(f"[train] name: got {name!r}, expected one of {', '.join(sorted(get_supported_functions()))}")
     if given:
         raise TypeError(f"function_onnx_graph: unexpected arguments {', '.join(given)} for {name!r}")
     return result
@@ -159,7 +160,7 @@ def _penalty(name: str, common: dict[str, Any], given: dict[str, Any]) -> onnx.M
         n = given.pop("n_tensors", 1)
         shape = given.pop("loss_shape", (1, 1))
         if n <= 0:
-            raise ValueError(f"n_tensors: got {n}, expected at least 1")
+            raise ParameterError(f"[train] n_tensors: got {n}, expected at least 1")
         dims = f"[{', '.join(str(d) for d in shape)}]" if shape else ""
         signature = f"$T{dims} loss, " + ", ".join(f"$T[n{i}] W{i}" for i in range(n))
         body = constants + one + "  flat = Reshape (loss, one)\n" + "".join(_elastic(f"W{i}", str(i)) for i in range(n))

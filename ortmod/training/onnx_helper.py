@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ortmod import _C
 from ortmod._errors import ModelError
+from ortmod.training.excs import ParameterError
 
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
 
@@ -37,14 +38,14 @@ def get_onnx_opset(onx: ModelProto, domain: str = "") -> int:
     for entry in onx.opset_import:
         if entry.domain == domain:
             return entry.version
-    raise ValueError(f"domain {domain!r} has no opset in the model: got {[e.domain for e in onx.opset_import]}")
+    raise ParameterError(f"[train] domain {domain!r} has no opset in the model: got {[e.domain for e in onx.opset_import]}")
 
 
 def proto_type_to_dtype(proto_type: Any) -> Any:
     """numpy.float32 or float64 of 1, 11, 'tensor(float)', 'tensor(double)'."""
     types = {1: np.float32, 11: np.float64, "tensor(float)": np.float32, "tensor(double)": np.float64}
     if proto_type not in types:
-        raise ValueError(f"proto_type: got {proto_type!r}, expected one of {list(types)}")
+        raise ParameterError(f"[train] proto_type: got {proto_type!r}, expected one of {list(types)}")
     return types[proto_type]
 
 
@@ -56,7 +57,7 @@ def get_train_initializer(onx: ModelProto) -> "OrderedDict[str, tuple[np.ndarray
 def add_initializer(model: ModelProto, name: str, value: np.ndarray) -> ModelProto:
     """A copy with one more initializer."""
     if any(i.name == name for i in model.graph.initializer):
-        raise ValueError(f"the model has an initializer {name!r} already")
+        raise ParameterError(f"[train] the model has an initializer {name!r} already")
     result = _copy(model)
     result.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return result
@@ -71,7 +72,7 @@ def replace_initializers_into_onnx(model: ModelProto, values: Mapping[str, Any],
         if name not in initializers:
             if missing:
                 continue
-            raise RuntimeError(f"no initializer {name!r} in the model: got {', '.join(initializers)}")
+            raise ModelError(f"[train] no initializer {name!r} in the model: got {', '.join(initializers)}")
         old = initializers[name]
         array = np.asarray(value) if not hasattr(value, "detach") else value.detach().cpu().numpy()
         if old.data_type == TensorProto.BFLOAT16:
@@ -82,7 +83,7 @@ def replace_initializers_into_onnx(model: ModelProto, values: Mapping[str, Any],
             fresh = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(old.data_type)), name)
         old.CopyFrom(fresh)
     if missing and not any(name in initializers for name in values):
-        raise RuntimeError(f"none of {', '.join(values)} is an initializer of the model")
+        raise ModelError(f"[train] none of {', '.join(values)} is an initializer of the model")
     return result
 
 
@@ -139,7 +140,7 @@ def penalty_loss_onnx(
         nodes.append(helper.make_node("Mul", [total, scale], [scaled]))
         parts.append(scaled)
     if not parts:
-        raise ValueError(f"penalty of {name!r}: got l1={l1}, l2={l2}, expected one of them")
+        raise ParameterError(f"[train] penalty of {name!r}: got l1={l1}, l2={l2}, expected one of them")
     if len(parts) == 2:
         both = fresh(f"penalty_{name}")
         nodes.append(helper.make_node("Add", parts, [both]))
@@ -177,11 +178,11 @@ def add_loss_output(
     """
     proto = as_proto(onx)
     if score_name not in _LOSSES:
-        raise ValueError(f"score_name: got {score_name!r}, expected one of {', '.join(map(repr, _LOSSES))}")
+        raise ParameterError(f"[train] score_name: got {score_name!r}, expected one of {', '.join(map(repr, _LOSSES))}")
     outputs = [o.name for o in proto.graph.output]
     if output_index is None:
         if len(outputs) > 1:
-            raise ValueError(f"output_index: the model has the outputs {', '.join(outputs)}; say which one")
+            raise ParameterError(f"[train] output_index: the model has the outputs {', '.join(outputs)}; say which one")
         output = outputs[0]
     else:
         known = range(-len(outputs), len(outputs))
@@ -259,7 +260,7 @@ def add_loss_output(
     total = node("ReduceSum", [losses], "loss_sum", keepdims=0)
     for name, factors in (penalty or {}).items():
         if name not in names:
-            raise ValueError(f"penalty: got {name!r}, which is no initializer or input of the model")
+            raise ParameterError(f"[train] penalty: got {name!r}, which is no initializer or input of the model")
         given = factors if isinstance(factors, Mapping) else {"l2": factors}
         initializers, nodes = penalty_loss_onnx(name, dtype, existing_names=names, **given)
         graph.initializer.extend(initializers)
@@ -287,7 +288,7 @@ def unreduced_onnx_loss(onx: ModelProto, output_name: str = "score") -> ModelPro
     result = _copy(onx)
     reducers = [n for n in result.graph.node if re.match("Reduce(Sum|SumSquare)$", n.op_type)]
     if len(reducers) != 1:
-        raise RuntimeError(f"one ReduceSum or ReduceSumSquare is expected in the graph, got {len(reducers)}")
+        raise ModelError(f"[train] one ReduceSum or ReduceSumSquare is expected in the graph, got {len(reducers)}")
     reducer = reducers[0]
     result.graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), "unreduced_rows"))
     source = reducer.input[0]

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from ortmod import _C
-from ortmod._errors import ModelError
+from ortmod._errors import DTypeError, ModelError
 from ortmod._model import load
 from ortmod.training._base_estimator import BaseEstimator
 from ortmod.training._values import to_tensor
+from ortmod.training.excs import ParameterError
 from ortmod.training.sgd_learning_rate import BaseLearningRate
 
 
@@ -108,14 +109,14 @@ class OrtGradientOptimizer(BaseEstimator):
     def _check(self) -> None:
         super()._check()
         if self.loss_reduction not in ("sum", "mean"):
-            raise ValueError(f"loss_reduction: got {self.loss_reduction!r}, expected 'sum' or 'mean'")
+            raise ParameterError(f"[train] loss_reduction: got {self.loss_reduction!r}, expected 'sum' or 'mean'")
 
     def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
         inputs = [name for name, _, _ in model.inputs]
         takes = self.sample_weight_name in inputs
         if weighted and not takes:
-            raise RuntimeError(
-                f"sample weights are given, but the graph has no input {self.sample_weight_name!r}: its inputs are "
+            raise ModelError(
+                f"[train] sample weights are given, but the graph has no input {self.sample_weight_name!r}: its inputs are "
                 f"{', '.join(inputs)}"
             )
         divide = self.loss_reduction == "sum"
@@ -131,7 +132,7 @@ class OrtGradientOptimizer(BaseEstimator):
         if sample_weight is not None:
             columns.insert(names.index(self.sample_weight_name), columns.pop())
         elif self.sample_weight_name in names and len(columns) == len(names) - 1:
-            raise RuntimeError(f"the graph has an input {self.sample_weight_name!r}: sample weights are needed")
+            raise ModelError(f"[train] the graph has an input {self.sample_weight_name!r}: sample weights are needed")
         return columns
 
     def fit(
@@ -184,7 +185,7 @@ class OrtGradientOptimizer(BaseEstimator):
     def set_state(self, state: Any) -> None:
         """Sets trained weights, given by name."""
         if not isinstance(state, dict):
-            raise TypeError(f"state: got {type(state).__name__}, expected a dict from names to arrays")
+            raise DTypeError(f"[train] state: got {type(state).__name__}, expected a dict from names to arrays")
         known = self._weight_names()
         unknown = [name for name in state if name not in known]
         if unknown:

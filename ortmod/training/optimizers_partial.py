@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from ortmod import _C
-from ortmod._errors import ModelError
+from ortmod._errors import DTypeError, ModelError, RunError
 from ortmod._model import ONNX_TO_TORCH, load
 from ortmod.training._base_estimator import BaseEstimator, select_penalties
 from ortmod.training._values import to_tensor
+from ortmod.training.excs import ParameterError
 from ortmod.training.ortgradient import OrtGradientForwardBackward, OrtGradientForwardBackwardFunction
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 from ortmod.training.sgd_learning_rate import BaseLearningRate
@@ -165,7 +166,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
             states = engine.trainer.states
             names = self._weight_names()
             return [self._given(engine.state(states[0], name).clone()) for name in names] if states else []
-        raise ValueError(f"kind: got {kind!r}, expected 'weight' or 'grad'")
+        raise ParameterError(f"[train] kind: got {kind!r}, expected 'weight' or 'grad'")
 
     def get_state(self, kind: str = "weight") -> list[Any]:
         """The trained weights, or their velocities (`kind="grad"`), in the order of weights_to_train."""
@@ -188,14 +189,14 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         if len(values) != len(names):
             raise ModelError(f"[train] state: got {len(values)} values, expected {len(names)} ({', '.join(names)})")
         if kind == "grad" and not engine.trainer.states:
-            raise RuntimeError(f"{type(self._rate()).__name__} has no velocities")
+            raise RunError(f"[train] {type(self._rate()).__name__} has no velocities")
         if kind not in ("weight", "grad"):
-            raise ValueError(f"kind: got {kind!r}, expected 'weight' or 'grad'")
+            raise ParameterError(f"[train] kind: got {kind!r}, expected 'weight' or 'grad'")
         for name, value in zip(names, values, strict=True):
             if value is None:
                 continue
             if not hasattr(value, "shape") and not hasattr(value, "__dlpack__"):
-                raise TypeError(f"state of {name!r}: got {type(value).__name__}, expected an array or None")
+                raise DTypeError(f"[train] state of {name!r}: got {type(value).__name__}, expected an array or None")
             live = engine.trainer.weight(name) if kind == "weight" else engine.state(engine.trainer.states[0], name)
             tensor = to_tensor(value)
             if check_trained and tensor.shape != live.shape:

@@ -7,10 +7,11 @@ import torch
 
 from ortmod import _C
 from ortmod._device import device_of
-from ortmod._errors import ModelError
+from ortmod._errors import ModelError, RunError
 from ortmod._model import load
 from ortmod.training._params import Parameters
 from ortmod.training._values import like, to_tensor
+from ortmod.training.excs import ParameterError
 from ortmod.training.lowlevel import InferenceSession, OrtValueCache, OrtValueVector, PartialGraphExecutionState, TrainingAgent
 
 
@@ -46,7 +47,7 @@ class OrtGradientForwardBackwardFunction:
         it; None for
         integers). `grad_outputs`: one per output, None for zeros."""
         if not self.states_:
-            raise RuntimeError("backward: no forward in training is waiting; call forward(inputs, training=True) first")
+            raise RunError("[train] backward: no forward in training is waiting; call forward(inputs, training=True) first")
         gradients = OrtValueVector()
         self._owner._agent.run_backward(grad_outputs, gradients, self.states_.pop())
         return [None if g is None else like(g, self._example) for g in gradients]
@@ -57,7 +58,7 @@ class OrtGradientForwardBackwardFunction:
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
         if self.saved_tensors_ is None:
-            raise RuntimeError("no tensors were saved; call save_for_backward first")
+            raise RunError("[train] no tensors were saved; call save_for_backward first")
         return self.saved_tensors_
 
     @staticmethod
@@ -122,7 +123,9 @@ class OrtGradientForwardBackward(Parameters):
             ("graph_builder_config", graph_builder_config),
         ):
             if value is not None:
-                raise ValueError(f"{name}: got {value!r}, expected None: it belongs to a runtime session, which is not used here")
+                raise ParameterError(
+                    f"[train] {name}: got {value!r}, expected None: it belongs to a runtime session, which is not used here"
+                )
         self.device_index = device_index
         self.enable_logging = enable_logging
         self.debug = debug
@@ -139,15 +142,15 @@ class OrtGradientForwardBackward(Parameters):
         floats = [name for name, t in initializers.items() if t[0] in (1, 10, 11, 16)]
         names = floats if self.weights_to_train is None else list(self.weights_to_train)
         if not names:
-            raise RuntimeError("no float initializer to train in the model")
+            raise ModelError("[train] no float initializer to train in the model")
         unknown = [name for name in names if name not in floats]
         if unknown:
-            raise ValueError(f"weights_to_train: got {unknown}, expected names of float initializers: {floats}")
+            raise ParameterError(f"[train] weights_to_train: got {unknown}, expected names of float initializers: {floats}")
         if len(set(names)) != len(names):
-            raise ValueError(f"weights_to_train: got {names}, expected each name once")
+            raise ParameterError(f"[train] weights_to_train: got {names}, expected each name once")
         inputs = [name for name, _, _ in model.inputs]
         if self.input_names is not None and list(self.input_names) != inputs:
-            raise ValueError(f"input_names: got {list(self.input_names)}, expected the inputs of the graph: {inputs}")
+            raise ParameterError(f"[train] input_names: got {list(self.input_names)}, expected the inputs of the graph: {inputs}")
         if self.output_names is not None:
             model = model.keep_outputs(list(self.output_names))
         model = model.with_training(self.training)
@@ -192,7 +195,7 @@ class OrtGradientForwardBackward(Parameters):
             return self._model.weight(name).numpy().copy()
         except ModelError as error:
             if exc:
-                raise RuntimeError(f"no initializer {name!r} in the model") from error
+                raise ModelError(f"[train] no initializer {name!r} in the model") from error
             return None
 
     def build_onnx_functions(self) -> dict[str, Any]:
@@ -225,4 +228,6 @@ def _device_of(providers: Any, index: int) -> torch.device:
         return torch.device("cpu")
     if name.startswith(("cuda", "gpu")):
         return torch.device(name.replace("gpu", "cuda") if ":" in name else f"cuda:{index}")
-    raise ValueError(f"providers: got {providers!r}, expected 'cpu', 'cuda', 'gpu', 'cuda:0' or a list of provider names")
+    raise ParameterError(
+        f"[train] providers: got {providers!r}, expected 'cpu', 'cuda', 'gpu', 'cuda:0' or a list of provider names"
+    )

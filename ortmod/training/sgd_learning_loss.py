@@ -26,6 +26,7 @@ import onnx
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number
 from ortmod.training._pieces import evaluate
+from ortmod.training.excs import ParameterError
 
 CONVENTIONS = ("onnxcustom", "sklearn", "torch")
 
@@ -46,7 +47,7 @@ class BaseLearningLoss(Parameters):
         """The same graph with the scores of the rows as its only output."""
         proto = self.build_onnx_function(opset, dtype, weighted)
         if len(proto.graph.output) < 2:
-            raise ValueError(f"{type(self).__name__} has no scores: its graph has one output")
+            raise ParameterError(f"[train] {type(self).__name__} has no scores: its graph has one output")
         del proto.graph.output[0]
         return proto
 
@@ -70,7 +71,7 @@ class BaseLearningLoss(Parameters):
             if class_name in names or class_name in (cls, cls.__name__):
                 return cls(**kwargs)
         known = ", ".join(repr(n) for names in _ALIASES.values() for n in names)
-        raise ValueError(f"learning_loss: got {class_name!r}, expected a BaseLearningLoss or one of {known}")
+        raise ParameterError(f"[train] learning_loss: got {class_name!r}, expected a BaseLearningLoss or one of {known}")
 
 
 class _RowLoss(BaseLearningLoss):

@@ -19,6 +19,7 @@ import onnx
 
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number
+from ortmod.training.excs import ParameterError
 
 CONVENTIONS = ("onnxcustom", "sklearn", "torch")
 
@@ -44,8 +45,8 @@ class BaseLearningPenalty(Parameters):
         globs = [self.weights] if isinstance(self.weights, str) else list(self.weights)
         for pattern in globs:
             if not fnmatch.filter(trained, pattern):
-                raise ValueError(
-                    f"weights of the penalty: got {pattern!r}, which is none of the trained weights {', '.join(trained)}"
+                raise ParameterError(
+                    f"[train] weights of the penalty: got {pattern!r}, which is none of the trained weights {', '.join(trained)}"
                 )
         return [name for name in trained if any(fnmatch.fnmatchcase(name, pattern) for pattern in globs)]
 
@@ -58,7 +59,9 @@ class BaseLearningPenalty(Parameters):
             return NoLearningPenalty(**kwargs)
         if class_name in ("elastic", "l1l2", ElasticLearningPenalty, "ElasticLearningPenalty"):
             return ElasticLearningPenalty(**kwargs)
-        raise ValueError(f"learning_penalty: got {class_name!r}, expected a BaseLearningPenalty, None, 'elastic' or 'l1l2'")
+        raise ParameterError(
+            f"[train] learning_penalty: got {class_name!r}, expected a BaseLearningPenalty, None, 'elastic' or 'l1l2'"
+        )
 
 
 class NoLearningPenalty(BaseLearningPenalty):

@@ -37,6 +37,7 @@ import onnx
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number
 from ortmod.training._pieces import rates
+from ortmod.training.excs import ParameterError
 
 SCHEDULES = ("constant", "optimal", "invscaling", "adaptive", "linear", "cosine")
 PERIODS = ("epoch", "update", "samples")
@@ -101,7 +102,7 @@ class BaseLearningRate(Parameters):
             if class_name in names or class_name in (cls, cls.__name__):
                 return cls(**kwargs)
         known = ", ".join(repr(n) for names in _ALIASES.values() for n in names)
-        raise ValueError(f"learning_rate: got {class_name!r}, expected a BaseLearningRate, a number or one of {known}")
+        raise ParameterError(f"[train] learning_rate: got {class_name!r}, expected a BaseLearningRate, a number or one of {known}")
 
 
 class _Scheduled(BaseLearningRate):
@@ -124,7 +125,7 @@ class _Scheduled(BaseLearningRate):
         checked_number("warmup", self.warmup)
         checked_number("eta_min", self.eta_min)
         if self.learning_rate == "cosine" and self.total is None:
-            raise ValueError(f"total: got None, expected the number of {self.period}s that the cosine takes")
+            raise ParameterError(f"[train] total: got None, expected the number of {self.period}s that the cosine takes")
         if self.total is not None:
             checked_number("total", self.total, self.warmup)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ortmod import _C
-from ortmod._errors import ModelError
+from ortmod._errors import DTypeError, ModelError
 from ortmod.training import checkpoint
 from ortmod.training._values import to_array_as_is, to_tensor
 from ortmod.training.checkpoint import State
@@ -93,7 +93,7 @@ class Properties:
 
     def __setitem__(self, name: str, value: int | float | str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise TypeError(f"Property {name}: got {type(value).__name__}, expected int, float or str.")
+            raise DTypeError(f"[artifacts] Property {name}: got {type(value).__name__}, expected int, float or str.")
         self._values[name] = value
 
     def __contains__(self, name: object) -> bool:
@@ -114,8 +114,9 @@ class CheckpointState:
 
     def __init__(self, state: State) -> None:
         if not isinstance(state, State):
-            raise TypeError(
-                f"Invalid argument for CheckpointState: got {type(state).__name__}; use CheckpointState.load_checkpoint."
+            raise DTypeError(
+                f"[artifacts] Invalid argument for CheckpointState: got {type(state).__name__}; use "
+                "CheckpointState.load_checkpoint."
             )
         self._state = state
         self._trainable = set(state.trainable)

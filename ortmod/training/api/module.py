@@ -7,7 +7,7 @@ import numpy as np
 
 from ortmod import _C
 from ortmod._device import device_of
-from ortmod._errors import ModelError
+from ortmod._errors import DTypeError, ModelError
 from ortmod.training._values import to_array_as_is, to_tensor
 from ortmod.training.api.checkpoint_state import CheckpointState
 from ortmod.training.checkpoint import Replacement
@@ -37,7 +37,7 @@ class Module:
         session_options: Any = None,
     ) -> None:
         if not isinstance(state, CheckpointState):
-            raise TypeError(f"Module: got a state of type {type(state).__name__}, expected CheckpointState.")
+            raise DTypeError(f"[artifacts] Module: got a state of type {type(state).__name__}, expected CheckpointState.")
         if session_options is not None:
             raise ModelError("[artifacts] session_options: ortmod's engine takes none; leave it out")
         given = {name: None if v.device.type == "meta" else v for name, v in state._state.parameters.items()}
