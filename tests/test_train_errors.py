@@ -1,6 +1,7 @@
 """What the optimizers and their pieces say about data, weights, losses and gradients that do not fit."""
 
 import numpy as np
+import onnx
 import pytest
 from train_models import linear, mlp
 
@@ -81,6 +82,16 @@ def test_a_loss_that_is_no_number_is_refused():
     with pytest.raises(ortmod.ModelError, match=r"Written: its first output 'l' is the loss: got shape \['n', 'k'\], expected one"):
         partial(learning_loss=Written("l = Sub(p, e)")).fit(X, Y)
     partial(learning_loss=Written("d = Sub(p, e) a = Abs(d) l = ReduceSum<keepdims = 0>(a)", "float")).fit(X, Y)
+
+
+def test_weights_that_the_loss_does_not_reach_are_named():
+    model = linear(3, 2)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((2, 2), np.float32), "other"))
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["variable", "other"], ["more"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("more", 1, ["N", 2]))
+    with pytest.raises(ortmod.GradientError, match='"other" cannot be reached.*; leave it out of the weights to train$'):
+        partial(model).fit(X, Y)
+    partial(model, weights_to_train=["coef"]).fit(X, Y)
 
 
 def test_text_that_cannot_be_read_is_quoted_as_text():
