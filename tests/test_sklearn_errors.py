@@ -161,6 +161,7 @@ def test_wrong_arguments_are_named_and_change_nothing(params, words):
     with pytest.raises(ParameterError, match=words) as caught:
         trained.set_params(**params).fit(x, y)
     assert isinstance(caught.value, ValueError)
+    assert "] [" not in str(caught.value)  # one stage
     assert all(np.array_equal(v, w) for v, w in zip(before, trained.coefs_, strict=True))
 
 

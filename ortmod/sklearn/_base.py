@@ -137,7 +137,7 @@ class OnnxEstimator(BaseEstimator):
             if self.batch_size != "auto":
                 checked_number("batch_size ('auto', or rows)", self.batch_size, 1)
         except (ValueError, TypeError) as error:
-            raise ParameterError(f"[fit] {error}") from None
+            raise ParameterError(f"[fit] {str(error).removeprefix('[train] ')}") from None
         if self.model is None:
             sizes = self._hidden()
             if any(not isinstance(n, int | np.integer) or n < 1 for n in sizes):

@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ortmod._errors import DTypeError
 from ortmod.gradient import build_gradient
 from ortmod.training.excs import ParameterError
 from ortmod.training.onnx_helper import add_loss_output, as_proto
@@ -49,7 +50,7 @@ def onnx_derivative(
     Returns outputs [the model's, if kept,] then `<name>_grad` of inputs and weights.
     """
     if not isinstance(options, DerivativeOptions):
-        raise TypeError(f"options: got {type(options).__name__}, expected DerivativeOptions")
+        raise DTypeError(f"[train] options: got {type(options).__name__}, expected DerivativeOptions")
     proto = as_proto(onx)
     is_loss = options == DerivativeOptions.Loss
     if not is_loss and DerivativeOptions.FillGrad in options and DerivativeOptions.KeepOutputs not in options:
