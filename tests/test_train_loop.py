@@ -179,6 +179,15 @@ def with_dropout(full=False):
     return add_loss_output(model) if full else model
 
 
+def test_noise_in_a_graph_is_drawn_by_random_state():
+    text = "net (float[N, 3] X) => (float[N, 1] y) { r = RandomNormalLike(X)  s = Add(X, r)  y = MatMul(s, w) }"
+    model = with_weights(text, {"w": np.ones((3, 1), np.float32)})
+    x, y = table(50)
+    first, second, other = [optimizer(model, random_state=seed).fit(x, y).trained_coef_["w"] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_dropout_draws_by_random_state_also_when_pickled_in_the_middle(full):
     x, y = table(50)

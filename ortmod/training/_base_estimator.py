@@ -14,7 +14,7 @@ from ortmod._errors import ModelError, ShapeError
 from ortmod._model import load
 from ortmod.training._engine import Engine, History
 from ortmod.training._params import Parameters
-from ortmod.training._random import drawing, generators
+from ortmod.training._random import drawing, draws, generators
 from ortmod.training._values import like, to_tensor
 from ortmod.training.excs import DataError, ParameterError
 from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
@@ -140,6 +140,8 @@ class BaseEstimator(Parameters):
             engine.seed(self.random_state)
             if self.init == "normal" and not self.warm_start:
                 self._draw(engine)
+        if not draws(engine.model):
+            return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)
         states = None if previous is None else previous.get("generators")
         with drawing(engine.trainer.progress["seed"] & _SEEDS, states, torch.device(self.device)):
             return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)

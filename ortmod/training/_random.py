@@ -5,6 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
+from ortmod import _C
+
+_RANDOM = ("Random", "Bernoulli", "Multinomial")
+_WITH_GRAPHS = ("If", "Loop", "Scan")
 States = dict[str, torch.Tensor]
 
 
@@ -18,6 +22,11 @@ def _set(states: States, device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def draws(model: _C.Model) -> bool:
+    """Some operator of the graph may take random numbers."""
+    return model.modal or any(node["op"].startswith(_RANDOM) or node["op"] in _WITH_GRAPHS for node in model.nodes())
 
 
 @contextmanager
