@@ -165,7 +165,8 @@ class OnnxModule(_Graph):
         frozen: names, globs or a predicate of those that do not.
         outputs: names of the values to return; default: the graph's outputs.
         device: where the weights go.
-        dtype: element type that float initializers, constants and inputs are converted to; explicit Casts stay.
+        dtype: element type of the float weights and inputs, and of what the graph computes in the type of most weights (Casts to
+            that follow); parts in a third type stay in it.
         tie: groups of names; each group becomes one parameter, that of its first name.
         untie: names of initializers that get one copy for each use (`name`, `name_2`, ...).
         allow_merged: train initializers that the exporter merged from several of equal value, too.

@@ -84,6 +84,17 @@ def test_bad_rules_are_typed_errors():
         ortmod.register_gradient("Round", 3)
     with pytest.raises(ortmod.GradientError, match="domain::Op"):
         ortmod.register_gradient("", MODEL)
+    head = '<ir_version: 9, opset_import: ["": 18]> rule (float[n] x, float[n] y, float[n] dy) => '
+    with pytest.raises(ortmod.UnsupportedOpError, match="Zap"):
+        ortmod.register_gradient("Round", head + "(float[n] dx) { dx = Zap (dy) }")
+
+
+def test_a_rule_that_gives_integers_is_refused(restored):
+    head = '<ir_version: 9, opset_import: ["": 18]> rule (float[n] x, float[n] y, float[n] dy) => '
+    ortmod.register_gradient("Round", head + "(int64[n] dx) { dx = Cast <to = 7> (dy) }")
+    model = nets.parse('<ir_version: 9, opset_import: ["": 18]> net (float[n] x) => (float[n] y) { y = Round (x) }')
+    with pytest.raises(ortmod.GradientError, match="gradient of type int64.*Round"):
+        ortmod.build_gradient(model, wrt=["x"])
 
 
 TWICE = """

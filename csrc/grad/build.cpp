@@ -150,6 +150,11 @@ class Reverse {
       if (!needs[i]) continue;
       Value* x = n.inputs[i];
       Expr d = grads[i];
+      if (custom && d.dtype() != DType::kUndefined && !is_float(d.dtype()))
+        fail(ErrorKind::kGradient, "differentiate",
+             "the registered rule gives a gradient of type " + std::string(dtype_name(d.dtype())) +
+                 ", expected a float type",
+             n, static_cast<int>(i));
       if (d.dtype() != x->type.dtype) d = cast(d, x->type.dtype);
       const bool exact = def && def->exact && !custom;
       if (x->type.kind == Kind::kTensor && !exact) d = sum_to(d, b_.wrap(x));

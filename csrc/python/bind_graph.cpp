@@ -7,6 +7,7 @@
 #include "grad/custom.h"
 #include "graph/mode.h"
 #include "graph/proto.h"
+#include "graph/schema.h"
 #include "graph/symbol.h"
 #include "graph/trainable.h"
 #include "kernels/cpu/jit_memory.h"
@@ -341,7 +342,11 @@ void bind_graph(py::module_& m) {
   });
   m.def("newest_opset", &newest_opset, py::arg("domain") = "");
   m.def("register_gradient", [](const std::string& domain, const std::string& op, const py::bytes& rule) {
-    register_gradient(domain, op, std::shared_ptr<const Graph>(rule_from_bytes(std::string_view(rule))));
+    std::shared_ptr<const Graph> graph(rule_from_bytes(std::string_view(rule)));
+    for (const Node* n : graph->nodes())
+      if (is_standard_domain(n->op->domain) && first_version(n->op) == 0)
+        fail(ErrorKind::kUnsupportedOp, "differentiate", "the standard has no operator of this name", *n);
+    register_gradient(domain, op, std::move(graph));
   });
   m.def("unregister_gradient", &unregister_gradient);
 }
