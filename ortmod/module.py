@@ -253,7 +253,7 @@ class OnnxModule(_Graph):
         try:
             return (self._call or self._make_call())(self, args, kwargs)
         except RuntimeError as error:
-            if not isinstance(error, OrtmodError):
+            if not isinstance(error, OrtmodError) or isinstance(error, DTypeError):
                 self._refuse(args, kwargs, error)
             raise
 
@@ -263,9 +263,11 @@ class OnnxModule(_Graph):
             raise DTypeError("[run] kinds of tensors: got a nested tensor, expected dense torch.Tensors; pad it") from error
         values = [*self._graph.inputs, *self._graph.outputs]
         if names := [repr(name) for name, (dtype, _, kind), _ in values if kind == 0 and dtype not in ONNX_TO_TORCH]:
+            others = [name for name, (dtype, _, kind), _ in self._graph.outputs if kind == 0 and dtype in ONNX_TO_TORCH]
             raise DTypeError(
                 f"[run] elements of {', '.join(names)}: got a type that torch has no tensors of (texts, say), expected numbers; "
-                "name the other outputs in outputs=, or cut the model behind its operators on texts (onnx.utils.extract_model)"
+                f"name the other outputs (outputs={others}), or cut the model behind its operators on texts "
+                "(onnx.utils.extract_model)"
             ) from error
 
     @property

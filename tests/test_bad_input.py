@@ -453,3 +453,15 @@ def test_texts_in_a_model_are_named_with_a_way_out():
     text = '<ir_version: 8, opset_import: ["" : 18]> g (string[n] X, float[n] z) => (string[n] s, float[n] y) { s = Identity(X)  y = Neg(z) }'
     with pytest.raises(ortmod.DTypeError, match="elements of 'X', 's': got a type that torch has no tensors of.*cut the model"):
         ortmod.OnnxModule(onnx.parser.parse_model(text))(torch.ones(2), torch.ones(2))
+
+
+def test_classes_that_are_texts_are_named_with_the_output_to_take():
+    text = """<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 1]>
+        g (float[n, 2] X) => (string[n] label, float[n, 2] probabilities) {
+            label, probabilities = ai.onnx.ml.LinearClassifier <
+                coefficients = [1.0, -1.0, 0.5, 2.0], intercepts = [0.0, 1.0], classlabels_strings = ["a", "b"]> (X)
+        }"""
+    classifier = onnx.parser.parse_model(text)
+    with pytest.raises(ortmod.DTypeError, match=r"elements of 'label': .*\(outputs=\['probabilities'\]\)"):
+        ortmod.OnnxModule(classifier)(torch.ones(3, 2))
+    assert ortmod.OnnxModule(classifier, outputs=["probabilities"])(torch.ones(3, 2)).shape == (3, 2)
