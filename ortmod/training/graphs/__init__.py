@@ -1,6 +1,6 @@
 """Losses, penalties, updates and schedules as ONNX text, forward only: the gradient builder derives every gradient."""
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -45,11 +45,16 @@ def text(name: str, /, *, dtype: Any = np.float32, opset: int | None = None, **v
     return _filled(_template(name), dtype, opset, values)
 
 
-def parse(source: str) -> onnx.ModelProto:
+@lru_cache(256)
+def _parsed(source: str) -> bytes:
     try:
-        return onnx.parser.parse_model(source)
+        return onnx.parser.parse_model(source).SerializeToString()
     except onnx.parser.ParseError as error:
         raise ModelError(f"[import] the text of the graph cannot be read: {said(error)}") from error
+
+
+def parse(source: str) -> onnx.ModelProto:
+    return onnx.load_from_string(_parsed(source))
 
 
 def graph(name: str, /, **values: Any) -> onnx.ModelProto:
