@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <sys/mman.h>
 
+#include <cstring>
 #include <mutex>
 #include <vector>
 
@@ -98,6 +99,14 @@ void copy_arena(const at::Tensor& to, const at::Tensor& from) {
   } else {
     cpu::copy_past_cache(static_cast<char*>(to.data_ptr()), static_cast<const char*>(from.const_data_ptr()),
                          static_cast<int64_t>(from.nbytes()));
+  }
+}
+
+void clear_arena(const at::Tensor& t) {
+  if (t.is_cpu() && t.is_contiguous()) {
+    std::memset(t.data_ptr(), 0, t.nbytes());
+  } else {
+    t.zero_();
   }
 }
 

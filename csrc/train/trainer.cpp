@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "passes/pass.h"
 #include "train/arena.h"
@@ -131,14 +130,7 @@ std::map<std::string, at::Tensor> Trainer::tensors() const {
 }
 
 void Trainer::reset() {
-  for (const std::string& s : states()) {
-    at::Tensor& t = fixed_.at(s);
-    if (t.is_cpu() && t.is_contiguous()) {
-      std::memset(t.mutable_data_ptr(), 0, t.nbytes());
-    } else {
-      t.zero_();
-    }
-  }
+  for (const std::string& s : states()) clear_arena(fixed_.at(s));
   for (const std::string& b : buffers()) fixed_.at(b).copy_(tensor_of(*spec_.step.model->find(b)->literal));
   for (const ArenaPart& p : parts()) set_weight(p.name, tensor_of(*spec_.step.model->find(p.name)->literal));
   pristine_ = true;
