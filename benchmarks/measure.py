@@ -121,3 +121,20 @@ def slopes(contenders: Mapping[str, Fit], repetitions: int, seconds: float) -> d
             1e3 * whole,
         )
     return found
+
+
+def fixed(run: Callable[[int], float], repetitions: int, more: int = 4) -> float:
+    """Milliseconds of a fit that do not depend on its length, from fits of 1 and of 1 + `more` epochs. `run` takes little data, so
+    that the noise of many steps does not cover what is looked for."""
+    one, longer = [], []
+    run(1)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repetitions):
+            one.append(run(1))
+            longer.append(run(1 + more))
+    finally:
+        gc.enable()
+    first = statistics.median(one)
+    return 1e3 * (first - (statistics.median(longer) - first) / more)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Fit, slopes
+from measure import Fit, fixed, slopes
 from peers import find
 from peers.peer import Missing, Peer
 from record import append, machine
@@ -85,6 +85,8 @@ def measure(task: Task, threads: int, options: argparse.Namespace) -> list[dict[
             reach = {name: checked(name, peer, peers[FIRST], target) for name, peer in peers.items()}
             fits = {name: Fit(peer.fit, reach[name] or task.epochs, task.steps) for name, peer in peers.items()}
             timings = slopes(fits, options.repetitions, options.seconds)
+            brief = find(FIRST)(replace(task, rows=task.batch), threads)
+            timings[FIRST] = replace(timings[FIRST], fixed_ms=fixed(brief.fit, 3 * options.repetitions))
     finally:
         for peer in peers.values():
             peer.close()

@@ -1,10 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 TORCH_VERSION: str
 _Type = tuple[int, list[Any] | None, int]
+_Given = Mapping[str, torch.Tensor | tuple[int, tuple[int, ...], bytes]]
 
 class GradientOptions:
     def __init__(self, wrt: list[str], outputs: list[str] = ..., unreachable_is_zero: bool = ...) -> None: ...
@@ -19,11 +20,11 @@ class Model:
     modal: bool
     ir_version: int
     @staticmethod
-    def from_bytes(bytes: bytes, base_dir: str = "", given: dict[str, torch.Tensor] = ..., foreign: bool = False) -> Model: ...
+    def from_bytes(bytes: bytes, base_dir: str = "", given: _Given = ..., foreign: bool = False) -> Model: ...
     @staticmethod
     def from_file(path: str, foreign: bool = False) -> Model: ...
     @staticmethod
-    def unchecked_from_bytes(bytes: bytes) -> Model: ...
+    def unchecked_from_bytes(bytes: bytes, given: _Given = ...) -> Model: ...
     @staticmethod
     def unchecked_from_file(path: str) -> Model: ...
     def weight(self, name: str) -> torch.Tensor: ...

@@ -1,5 +1,6 @@
 """What a user may give as a model, and the torch names of its element types."""
 
+import math
 import os
 from typing import Any
 
@@ -29,6 +30,9 @@ ONNX_TO_TORCH = {
     19: torch.float8_e5m2,
     20: torch.float8_e5m2fnuz,
 }
+Raw = tuple[int, tuple[int, ...], bytes]  # element type, dims, data
+_LARGE = 1 << 16  # bytes
+_TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 TORCH_TO_ONNX = {torch_type: code for code, torch_type in ONNX_TO_TORCH.items()}
 
 
@@ -42,12 +46,64 @@ def load(model: Any, check: bool = True, foreign: bool = False) -> _C.Model:
         return _C.Model.from_file(path, foreign=foreign) if check else _C.Model.unchecked_from_file(path)
     if hasattr(model, "model_proto"):  # torch.onnx.ONNXProgram
         model = model.model_proto
+    given: dict[str, Raw] = {}
+    if getattr(getattr(model, "DESCRIPTOR", None), "full_name", "") == "onnx.ModelProto":
+        model, given = _apart(model)
     if hasattr(model, "SerializeToString"):
         model = model.SerializeToString()
     if isinstance(model, bytes | bytearray | memoryview):
         data = bytes(model)
-        return _C.Model.from_bytes(data, foreign=foreign) if check else _C.Model.unchecked_from_bytes(data)
+        if check:
+            return _C.Model.from_bytes(data, given=given, foreign=foreign)
+        return _C.Model.unchecked_from_bytes(data, given=given)
     raise ModelError(f"[import] model: got {type(model).__name__}, expected a path, bytes or an onnx.ModelProto")
+
+
+def _apart(proto: Any) -> tuple[Any, dict[str, Raw]]:
+    """A ModelProto without the data of its large initializers, and these: nothing large is written and read again, and the whole
+    may be larger than the 2 GiB that protobuf writes."""
+    large = {i: raw for i, tensor in enumerate(proto.graph.initializer) if (raw := _large(tensor)) is not None}
+    if not large:
+        return proto, {}
+    shell = type(proto)()
+    _copy_fields(proto, shell, but="graph")
+    _copy_fields(proto.graph, shell.graph, but="initializer")
+    given = {}
+    for i, tensor in enumerate(proto.graph.initializer):
+        copy = shell.graph.initializer.add()
+        if i in large and tensor.name not in given:
+            copy.name, copy.data_type = tensor.name, tensor.data_type
+            copy.dims.extend(tensor.dims)
+            given[tensor.name] = large[i]
+        else:
+            copy.CopyFrom(tensor)
+    return shell, given
+
+
+def _large(tensor: Any) -> Raw | None:
+    """The data of an initializer that is not small and has raw data of the right length and nothing else."""
+    kind, dims = ONNX_TO_TORCH.get(tensor.data_type), tuple(tensor.dims)
+    size = math.prod(dims) * kind.itemsize if kind is not None else 0
+    if size < _LARGE or min(dims, default=0) < 0 or tensor.data_location or not tensor.HasField("raw_data"):
+        return None
+    if any(len(getattr(tensor, field)) for field in _TYPED):
+        return None
+    raw = tensor.raw_data
+    return (tensor.data_type, dims, raw) if len(raw) == size else None
+
+
+def _copy_fields(source: Any, to: Any, but: str) -> None:
+    """Every field of a message but one, which is not touched."""
+    for descriptor, value in source.ListFields():
+        name = descriptor.name
+        if name == but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(to, name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(to, name).CopyFrom(value)
+        else:
+            setattr(to, name, value)
 
 
 def listed_inputs(model: Any) -> list[str]:

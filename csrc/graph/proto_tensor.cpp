@@ -177,6 +177,10 @@ LiteralPtr TensorReader::read_initializer(onnx::TensorProto& t, bool movable) {
   if (it->second->dtype() != expected.dtype || !(it->second->dims() == expected.dims))
     bad("the tensor handed in does not fit: got " + to_string(it->second->type()) + ", expected " + to_string(expected),
         t.name());
+  if (const size_t bytes = sizes(expected.dtype, expected.dims, t.name()).second; it->second->bytes() != bytes)
+    bad("the tensor handed in has the wrong length: got " + std::to_string(it->second->bytes()) + " bytes, expected " +
+            std::to_string(bytes) + " for " + to_string(expected),
+        t.name());
   return it->second;
 }
 

@@ -2,6 +2,8 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <tuple>
+#include <variant>
 
 #include "grad/build.h"
 #include "grad/custom.h"
@@ -51,9 +53,32 @@ py::list values(const std::vector<Value*>& list) {
   return r;
 }
 
-Literals literals_of(const std::map<std::string, at::Tensor>& tensors) {
+/// Data of an initializer: (element type, dims, bytes), shared with Python.
+using Raw = std::tuple<int, std::vector<int64_t>, py::bytes>;
+using Given = std::map<std::string, std::variant<at::Tensor, Raw>>;
+
+LiteralPtr data_of(const at::Tensor& tensor) { return literal_of(tensor); }
+
+LiteralPtr data_of(const Raw& raw) {
+  const auto& [code, dims, bytes] = raw;
+  const std::string_view data(bytes);
+  const std::shared_ptr<const void> owner(new py::bytes(bytes), [](const py::bytes* p) {
+    if (!Py_IsInitialized()) return;
+    const py::gil_scoped_acquire gil;
+    delete p;
+  });
+  return std::make_shared<Literal>(static_cast<DType>(code), Dims(dims.begin(), dims.end()), owner, data.data(),
+                                   data.size());
+}
+
+LiteralPtr data_of(const std::variant<at::Tensor, Raw>& given) {
+  return std::visit([](const auto& data) { return data_of(data); }, given);
+}
+
+template <class Data>
+Literals literals_of(const std::map<std::string, Data>& given) {
   Literals r;
-  for (const auto& [name, t] : tensors) r.emplace(name, literal_of(t));
+  for (const auto& [name, data] : given) r.emplace(name, data_of(data));
   return r;
 }
 
@@ -256,17 +281,19 @@ void bind_graph(py::module_& m) {
   py::class_<Model>(m, "Model")
       .def_static(
           "from_bytes",
-          [](const py::bytes& bytes, const std::string& base_dir, const std::map<std::string, at::Tensor>& given,
-             bool foreign) {
+          [](const py::bytes& bytes, const std::string& base_dir, const Given& given, bool foreign) {
             return prepared(from_bytes(std::string_view(bytes), base_dir, literals_of(given)), foreign);
           },
-          py::arg("bytes"), py::arg("base_dir") = "", py::arg("given") = std::map<std::string, at::Tensor>{},
-          py::arg("foreign") = false)
+          py::arg("bytes"), py::arg("base_dir") = "", py::arg("given") = Given{}, py::arg("foreign") = false)
       .def_static(
           "from_file", [](const std::string& path, bool foreign) { return prepared(from_file(path), foreign); },
           py::arg("path"), py::arg("foreign") = false)
-      .def_static("unchecked_from_bytes",
-                  [](const py::bytes& bytes) { return Model{from_bytes(std::string_view(bytes))}; })
+      .def_static(
+          "unchecked_from_bytes",
+          [](const py::bytes& bytes, const Given& given) {
+            return Model{from_bytes(std::string_view(bytes), "", literals_of(given))};
+          },
+          py::arg("bytes"), py::arg("given") = Given{})
       .def_static("unchecked_from_file", [](const std::string& path) { return Model{from_file(path)}; })
       .def_property_readonly("name", [](const Model& m) { return m.graph->name; })
       .def_property_readonly("inputs", [](const Model& m) { return values(m.graph->inputs); })

@@ -165,10 +165,10 @@ class BaseEstimator(Parameters):
                 accumulate=self.accumulate,
                 validate_every=max(1, int(self.max_iter * every)) if every < 1 else int(every),
                 tol=self.tol,
-                patience=self.n_iter_no_change if self.early_stopping or self._lowers() else 0,
+                patience=self.n_iter_no_change if self.early_stopping or engine.lowers else 0,
                 watch_validation=self.early_stopping and validation is not None,
                 keep_best=self.early_stopping and validation is not None,
-                least_rate=1e-6 if self._lowers() else 0.0,
+                least_rate=1e-6 if engine.lowers else 0.0,
                 callback=self.callback,
                 verbose=self.verbose,
                 exc=self.exc,
@@ -196,9 +196,6 @@ class BaseEstimator(Parameters):
         if getattr(self, "_state", None) is None and getattr(self, "_engine_", None) is not None:
             self._state = {**self._engine_.full_state(), **self._rest}
         return getattr(self, "_state", None)
-
-    def _lowers(self) -> bool:
-        return any(value.name == "plateaus" for value in self._rate().build_schedule().graph.input)
 
     @staticmethod
     def _resume(engine: Engine, state: Mapping[str, Any]) -> None:

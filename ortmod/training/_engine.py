@@ -45,7 +45,7 @@ class History:
 
 class Engine:
     """One model with its weights to train, losses, penalties and learning rate, compiled once; `fit` may be called again and
-    continues.
+    continues. `lowers`: the schedule lowers the rate where the loss stays.
 
     Args:
         model: anything that `OnnxModule` takes.
@@ -99,12 +99,14 @@ class Engine:
             penalty_parts.append((piece(penalty, dtype=element), penalty.chosen(names)))
         if arena == 0 and element == np.float32:
             arena = 1
+        schedule = compiled(learning_rate.build_schedule(), learning_rate)
+        self.lowers = any(name == "plateaus" for name, _, _ in schedule.inputs)
         try:
             self.trainer = _C.Trainer(
                 self.model,
                 names,
                 piece(learning_rate, dtype=element),
-                compiled(learning_rate.build_schedule(), learning_rate),
+                schedule,
                 losses=parts,
                 loss_output=loss_output,
                 row_weights=row_weights,

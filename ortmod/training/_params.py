@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import onnx
@@ -14,10 +15,17 @@ T = TypeVar("T", bound="Parameters")
 
 def accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments that a function takes."""
+    names = _names(getattr(function, "__func__", function))
+    return values if names is None else {key: v for key, v in values.items() if key in names}
+
+
+@lru_cache(256)
+def _names(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The names of a function's arguments; None: it takes any."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return values
-    return {key: v for key, v in values.items() if key in {p.name for p in parameters}}
+        return None
+    return frozenset(p.name for p in parameters)
 
 
 class Parameters:

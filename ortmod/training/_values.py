@@ -1,5 +1,6 @@
 """Arrays in and out: numpy, torch or DLPack, and back in the kind that came."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ def to_tensor(value: Any) -> torch.Tensor:
     elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
         return torch.from_dlpack(value)
     array = np.asarray(value)
-    if array.dtype.name == "bfloat16":  # of ml_dtypes
-        return to_tensor(array.view(np.int16)).view(torch.bfloat16)
     if array.dtype.kind not in "fiub":
+        if array.dtype.name == "bfloat16":  # of ml_dtypes
+            return to_tensor(array.view(np.int16)).view(torch.bfloat16)
         raise DTypeError(f"[train] data: got elements of type {array.dtype}, expected numbers; convert them first")
     if not array.flags.writeable or any(s < 0 for s in array.strides) or not array.dtype.isnative:
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
@@ -49,7 +50,7 @@ def to_array_as_is(tensor: torch.Tensor) -> np.ndarray:
 
 def all_finite(tensor: torch.Tensor) -> bool:
     """Neither NaN nor infinity; a finite sum says so without another tensor of that size."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def like(tensor: torch.Tensor, example: Any) -> Any:
