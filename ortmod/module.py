@@ -32,18 +32,20 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-_OWN = (  # attributes of an OnnxModule that are set after the names of its weights are chosen
-    "_argument_weights _call _defaults _executable _graph _handle _input_names _input_types _modal _num_outputs _paths "
-    "_torch_names _updated"
-).split()
-
-
 class _Graph(nn.Module):
     """Runs a graph whose argument weights live in torch modules: what OnnxModule and ORTModule have in common."""
 
     _graph: _C.Model
     _executable: _C.Executable
+    _handle: int
     _call: Any
+    _paths: list[tuple[str, ...]]
+    _num_outputs: int
+    _modal: bool
+    _updated: list[int]
+    _input_names: list[str]
+    _input_types: list[torch.dtype | None]
+    _defaults: dict[str, torch.Tensor]
     _default_inputs: list[str] = []
     _listed: list[str] = []
 
@@ -176,6 +178,8 @@ class OnnxModule(_Graph):
         UnsupportedOpError: names all operators that ortmod does not know.
     """
 
+    _torch_names: dict[str, str]
+
     def __init__(
         self,
         model: Any,
@@ -216,7 +220,7 @@ class OnnxModule(_Graph):
         constants = {c.name for c in self._report if c.kind == "constant"}
         self._listed = listed_inputs(model) if graph.ir_version >= 4 else []  # before, every initializer had to be listed
         self._default_inputs = [name for name in self._listed if name in constants]
-        self._torch_names = torch_names(kinds, taken=[*dir(self), *_OWN])
+        self._torch_names = torch_names(kinds, taken=[*dir(self), *_Graph.__annotations__, *OnnxModule.__annotations__])
         for name, kind in kinds.items():
             self._register(name, graph.weight(name), kind, device)
         self._attach(graph, {name: tuple(self._torch_names[name].split(".")) for name in kinds})
@@ -355,11 +359,11 @@ class OnnxModule(_Graph):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_call", "_executable")}
-        state["_argument_weights"] = list(self._executable.argument_weights)
+        state["argument weights"] = list(self._executable.argument_weights)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        names = state.pop("_argument_weights")
+        names = state.pop("argument weights")
         super().__setstate__(state)
         self._attach(self._graph, dict(zip(names, self._paths, strict=True)))
 

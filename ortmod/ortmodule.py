@@ -23,7 +23,17 @@ from ortmod.module import _Graph
 class _Exported(_Graph):
     """The export of one mode and one kind of arguments; its weights are those of the original module."""
 
-    def __init__(self, original: nn.Module, args: tuple, kwargs: dict[str, Any], written: tuple[str, ...] = ()) -> None:
+    @classmethod
+    def of(cls, original: nn.Module, args: tuple, kwargs: dict[str, Any]) -> "_Exported":
+        """The export that returns all that the forward writes: the first one shows what that is."""
+        written: tuple[str, ...] = ()
+        while True:
+            exported = cls(original, args, kwargs, written)
+            if not exported._others:
+                return exported
+            written += tuple(exported._others)
+
+    def __init__(self, original: nn.Module, args: tuple, kwargs: dict[str, Any], written: tuple[str, ...]) -> None:
         """`written`: the buffers whose new values the graph returns, behind its outputs."""
         super().__init__()
         object.__setattr__(self, "original", original)  # not a submodule: its parameters are not ours
@@ -48,10 +58,7 @@ class _Exported(_Graph):
         shared.update((name, (f"before_{i}",)) for i, name in enumerate(written) if name in shared)  # backward reads them
         self._attach(graph, shared)
         self._kinds = [tensors[name].shape for name in shared]
-        self._counters, others = _writes(program.exported_program, owners, {*written, *self._statistics()})
-        if others:
-            self.__init__(original, args, kwargs, (*written, *others))  # type: ignore[misc]
-            return
+        self._counters, self._others = _writes(program.exported_program, owners, {*written, *self._statistics()})
         held = [(owner, key, name) for name, (owner, key) in owners.items() if name in names and name not in shared]
         self._constants = [(owner, key, owner[key], owner[key]._version) for owner, key, _ in held]
 
@@ -207,7 +214,7 @@ class _State:
         self.exports: dict[Any, list[_Exported]] = {}
 
     def export(self, key: Any, args: tuple, kwargs: dict[str, Any]) -> _Exported:
-        exported = _Exported(self._original, args, kwargs)
+        exported = _Exported.of(self._original, args, kwargs)
         self.exports.setdefault(key, []).insert(0, exported)
         self.snapshot = Snapshot(self._original)  # a forward may write attributes, and the export ran it
         return exported

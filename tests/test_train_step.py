@@ -18,7 +18,7 @@ from test_steps import COUNTER
 import ortmod
 from ortmod import _C
 from ortmod._model import load
-from ortmod.training import LearningRateSGDNesterov, OrtGradientForwardBackwardOptimizer
+from ortmod.training import ElasticLearningPenalty, LearningRateSGDNesterov, OrtGradientForwardBackwardOptimizer
 
 HEAD = '<ir_version: 8, opset_import: ["" : 15]>\n'
 SQUARE = """square (float[n, k] expected, float[n, k] predicted) => (float loss, float[n, k] scores) {
@@ -159,17 +159,24 @@ def test_accumulated_batches_equal_one_large_batch():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch", [4, 7])
-def test_accumulated_batches_count_by_their_rows(batch, weighted):
-    """A last batch of fewer rows, and rows with weights: the update is that of all rows at once."""
+@pytest.mark.parametrize("penalty", [None, ElasticLearningPenalty(0.3, 2.0), ElasticLearningPenalty(0.1, 0.2, convention="torch")])
+def test_accumulated_batches_count_by_their_rows(batch, weighted, penalty):
+    """A last batch of fewer rows, rows with weights, penalties: the update is that of all rows at once, and so is the loss."""
     x, y = np.random.default_rng(0).normal(size=(18, 3)).astype(np.float32), np.arange(18, dtype=np.float32)
     weights = np.random.default_rng(1).uniform(0.1, 3.0, 18).astype(np.float32) if weighted else None
     found = []
     for size, accumulate in ((batch, -(-18 // batch)), (18, 1)):
         trainer = OrtGradientForwardBackwardOptimizer(
-            network(), learning_rate=LearningRateSGDNesterov(0.01), batch_size=size, accumulate=accumulate, max_iter=5, init="model"
+            network(),
+            learning_rate=LearningRateSGDNesterov(0.01),
+            learning_penalty=penalty,
+            batch_size=size,
+            accumulate=accumulate,
+            max_iter=5,
+            init="model",
         )
         trainer.shuffle = False
-        found.append(trainer.fit(x, y, weights).get_state())
+        found.append([*trainer.fit(x, y, weights).get_state(), np.array(trainer.train_losses_)])
     for small, large in zip(*found, strict=True):
         np.testing.assert_allclose(small, large, rtol=2e-5, atol=1e-6)
 

@@ -344,7 +344,7 @@ Joint differentiate_in(std::unique_ptr<Graph> graph, const GradientOptions& opti
         const std::string reason = base ? explain_reach(*base, {options.wrt[i]})[0].reason : "";
         fail(ErrorKind::kGradient, "differentiate",
              "\"" + options.wrt[i] + "\" cannot be reached from the outputs: " + (reason.empty() ? "no path" : reason) +
-                 "; take it out of wrt or pass unreachable=\"zero\"");
+                 "; " + options.advice);
       }
       d = zeros_like(reverse.builder().wrap(wrt[i]));
     }

@@ -14,6 +14,7 @@ struct GradientOptions {
   std::vector<std::string> outputs;  // empty: the float outputs that depend on wrt
   /// What becomes of those of `wrt` that no gradient reaches.
   enum class Unreachable : uint8_t { kError, kZero, kDrop } unreachable = Unreachable::kError;
+  std::string advice = "take it out of wrt or pass unreachable=\"zero\"";  // what the error says to do
 };
 
 /// The joint graph: inputs = those of `g`, then `<output>_grad`; outputs = those of `g`, then `<name>_grad` in the

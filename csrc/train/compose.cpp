@@ -107,6 +107,8 @@ class Composer {
     return v;
   }
 
+  DType rows_type() const { return c_.arena == DType::kDouble ? DType::kDouble : DType::kFloat; }
+
   void add_loss(Graph& g) {
     Builder b(g, infer_node);
     Expr total, weights, scores;
@@ -160,17 +162,29 @@ class Composer {
     Expr rows;
     if (weights) {
       rows = max(cast(reduce_sum(weights, {}, false), total.dtype()), like(total, 1e-30));
-    } else if (std::any_of(s_.penalties.begin(), s_.penalties.end(),
+    } else if ((kind_ == StepKind::kUpdateAccumulated && !s_.penalties.empty()) ||
+               std::any_of(s_.penalties.begin(), s_.penalties.end(),
                            [](const PenaltyPart& p) { return p.graph->inputs.size() > 1; })) {
       rows = b.wrap(scalar(g, "rows", total.dtype()));
     }
     Expr objective = total, penalties;
     if (s_.divide) objective = total * (weights ? 1.0 / rows : b.wrap(scalar(g, "inverse_rows", total.dtype())));
-    for (const PenaltyPart& part : s_.penalties) {
-      const Expr p = penalty(b, part, total.dtype(), rows);
-      penalties = penalties ? penalties + p : p;
+    if (kind_ != StepKind::kAccumulate && !s_.penalties.empty()) {
+      // Once for an update: the last of its batches has the penalty of all their rows, times what it will be divided
+      // by.
+      Expr times, all = rows;
+      if (kind_ == StepKind::kUpdateAccumulated) {
+        const Expr before = cast(b.wrap(scalar(g, "accumulated_rows", rows_type())), total.dtype());
+        times = s_.divide ? 1.0 + before / rows : 1.0 + before;
+        all = rows * times;
+      }
+      for (const PenaltyPart& part : s_.penalties) {
+        const Expr p = penalty(b, part, total.dtype(), all);
+        penalties = penalties ? penalties + p : p;
+      }
+      if (times) penalties = penalties * times;
+      objective = objective + penalties;
     }
-    if (penalties) objective = objective + penalties;
     objective_ =
         rename_to(g, objective.value() == total.value() ? unary("Identity", total) : objective, "objective")->name;
     g.outputs = {rename_to(g, total, "total_loss")};
@@ -222,6 +236,7 @@ class Composer {
     GradientOptions options;
     options.wrt = s_.weights;
     options.outputs = {objective_};
+    options.advice = "leave it out of the weights to train";
     Joint j = differentiate(*g, options);
     g_ = std::move(j.graph);
     Builder b(*g_, infer_node, Origin::kGradient);
@@ -308,13 +323,13 @@ class Composer {
     Expr gradient = b.wrap(pack(pieces, "gradient"));
     if (accumulates()) {
       // Batches count by what their losses are divided by: the update is that of all their rows at once.
-      const DType t = c_.arena == DType::kDouble ? DType::kDouble : DType::kFloat;
+      const DType t = rows_type();
       const Expr share = !s_.divide         ? b.scalar(1, t)
                          : divisor_.empty() ? b.wrap(scalar(*g_, "rows", t))
                                             : cast(b.wrap(g_->find(divisor_)), t);
       Value* accumulated = fixed("accumulated", Type(c_.arena, Dims{c_.arena_size}));
       gradient = gradient * cast(share, c_.arena) + b.wrap(accumulated);
-      const Expr sum = share + b.wrap(fixed("accumulated_rows", Type(t, Dims{})));
+      const Expr sum = share + b.wrap(scalar(*g_, "accumulated_rows", t));
       if (kind_ == StepKind::kAccumulate) return finish_accumulate(gradient, sum);
       gradient = gradient * cast(1.0 / sum, c_.arena);
     }

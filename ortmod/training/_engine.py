@@ -14,7 +14,7 @@ import torch
 
 from ortmod import _C
 from ortmod._device import device_of
-from ortmod._errors import DTypeError, GradientError, ModelError, ShapeError
+from ortmod._errors import DTypeError, ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
 from ortmod.training._pieces import compiled, element_of, loss_piece, piece
 from ortmod.training._values import all_finite, to_tensor
@@ -101,28 +101,24 @@ class Engine:
             arena = 1
         schedule = compiled(learning_rate.build_schedule(), learning_rate)
         self.lowers = any(name == "plateaus" for name, _, _ in schedule.inputs)
-        try:
-            self.trainer = _C.Trainer(
-                self.model,
-                names,
-                piece(learning_rate, dtype=element),
-                schedule,
-                losses=parts,
-                loss_output=loss_output,
-                row_weights=row_weights,
-                weighted=self.takes_weights,
-                divide=divide,
-                penalties=penalty_parts,
-                arena=arena,
-                clip_norm=clip_norm,
-                clip_value=clip_value,
-                report_norm=gradient_norm,
-                training=training,
-                device=str(device_of(device)),
-            )
-        except GradientError as error:
-            way = 'take it out of wrt or pass unreachable="zero"'
-            raise GradientError(str(error).replace(way, "leave it out of the weights to train")) from None
+        self.trainer = _C.Trainer(
+            self.model,
+            names,
+            piece(learning_rate, dtype=element),
+            schedule,
+            losses=parts,
+            loss_output=loss_output,
+            row_weights=row_weights,
+            weighted=self.takes_weights,
+            divide=divide,
+            penalties=penalty_parts,
+            arena=arena,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            report_norm=gradient_norm,
+            training=training,
+            device=str(device_of(device)),
+        )
         self.columns = self.trainer.columns
 
     def _loss_type(self, output: str, element: Any) -> Any:
