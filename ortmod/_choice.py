@@ -31,9 +31,11 @@ def select(selection: Selection, names: list[str], argument: str) -> set[str]:
         return set()
     if callable(selection):
         return {name for name in names if selection(name)}
-    patterns = [selection] if isinstance(selection, str) else list(selection)
+    patterns = list(selection) if isinstance(selection, Iterable) and not isinstance(selection, str) else [selection]
     chosen: set[str] = set()
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ModelError(f"[import] {argument}: got {pattern!r}, expected names of initializers, globs or a predicate")
         found = [name for name in names if name == pattern] or fnmatch.filter(names, pattern)
         if not found:
             raise ModelError(f"[import] {argument}: got {pattern!r}, expected the name of an initializer or a glob that fits one")

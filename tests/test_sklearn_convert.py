@@ -8,17 +8,20 @@ import pytest
 from estimators import quiet  # noqa: F401
 from sklearn import ensemble, linear_model, neural_network, svm, tree
 from sklearn.base import clone
-from sklearn.compose import ColumnTransformer
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.feature_selection import SelectKBest
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
 
-from ortmod import OrtmodError
-from ortmod.sklearn import EstimatorError, OnnxClassifier, OnnxRegressor
+from ortmod import DTypeError, OrtmodError
+from ortmod.sklearn import EstimatorError, OnnxClassifier, OnnxRegressor, ParameterError
 
 
 def table(rows: int = 120):
@@ -279,3 +282,156 @@ def test_a_loss_that_is_given_decides():
 def test_an_estimator_that_is_not_fitted():
     with pytest.raises(NotFittedError):
         OnnxRegressor.from_estimator(linear_model.Ridge())
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        linear_model.SGDRegressor(),
+        linear_model.SGDRegressor(learning_rate="optimal", alpha=1.0, fit_intercept=False),
+        linear_model.SGDClassifier(loss="log_loss"),
+        linear_model.SGDClassifier(loss="squared_hinge", learning_rate="invscaling", eta0=0.1, power_t=0.5),
+        neural_network.MLPRegressor(hidden_layer_sizes=(4,), solver="sgd", momentum=0, learning_rate="invscaling"),
+        neural_network.MLPClassifier((4,), solver="sgd", momentum=0, learning_rate="invscaling", power_t=0.2),
+    ],
+    ids=name,
+)
+def test_a_rate_that_falls_goes_on_where_it_was(estimator):
+    x, y = table()
+    x = StandardScaler().fit_transform(x)
+    ours = OnnxRegressor if isinstance(estimator, neural_network.MLPRegressor | linear_model.SGDRegressor) else OnnxClassifier
+    target = y if ours is OnnxRegressor else kinds(y)
+    theirs = clone(estimator).set_params(shuffle=False, max_iter=20, random_state=0).fit(x, target)
+    moving = ours.from_estimator(theirs)
+    steps = [*theirs.coefs_] if hasattr(theirs, "coefs_") else [theirs.coef_.copy()]
+    for _ in range(3):
+        moving.partial_fit(x, target)
+        theirs.partial_fit(x, target)
+    if hasattr(theirs, "coefs_"):
+        for a, b in zip(moving.coefs_ + moving.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-9)
+        assert moving.t_ == theirs.t_
+    else:
+        assert not np.allclose(theirs.coef_, steps[0], atol=1e-7)
+        np.testing.assert_allclose(moving.coef_, theirs.coef_, atol=1e-6)
+        np.testing.assert_allclose(moving.intercept_, theirs.intercept_, atol=1e-6)
+
+
+def test_an_intercept_that_was_not_fitted_stays_zero():
+    x, y = table()
+    for kind, target in ((linear_model.Ridge, y), (linear_model.LogisticRegression, y > 0)):
+        fitted = kind(fit_intercept=False).fit(x, target)
+        ours = (OnnxRegressor if target is y else OnnxClassifier).from_estimator(fitted)
+        ours.partial_fit(x, target)
+        assert list(ours.weights_) == ["coef"] and not ours.intercept_.any() and ours.intercepts_ == []
+
+
+@pytest.mark.parametrize(
+    "estimator, expected",
+    [
+        (linear_model.Lasso(alpha=0.3), ("l1", 0.3)),
+        (linear_model.ElasticNet(alpha=0.3, l1_ratio=0.7), ("elasticnet", 0.3)),
+        (linear_model.LassoCV(cv=3), ("l1", None)),
+        (linear_model.ElasticNetCV(cv=3, l1_ratio=[0.2, 0.7]), ("elasticnet", None)),
+        (linear_model.MultiTaskLasso(), (None, 0.0)),
+    ],
+    ids=lambda v: name(v) if hasattr(v, "fit") else "",
+)
+def test_the_penalty_that_an_estimator_was_fitted_by_goes_on(estimator, expected):
+    x, y = table()
+    several = isinstance(estimator, linear_model.MultiTaskLasso)
+    fitted = estimator.fit(x, np.c_[y, y] if several else y)
+    ours = OnnxRegressor.from_estimator(fitted)
+    penalty, alpha = expected
+    assert ours.penalty == penalty and ours.alpha == (fitted.alpha_ if alpha is None else alpha)
+    if penalty == "elasticnet":
+        assert ours.l1_ratio == getattr(fitted, "l1_ratio_", fitted.l1_ratio)
+    if several:
+        return
+    # What was fitted is the minimum of this loss, too: it stays.
+    small = dict(learning_rate_init=1e-4, batch_size=len(x), momentum=0.0)
+    kept = OnnxRegressor.from_estimator(fitted, **small).partial_fit(x, y)
+    away = OnnxRegressor.from_estimator(fitted, alpha=0.0, **small).partial_fit(x, y)
+    assert np.abs(kept.coef_ - fitted.coef_).max() < 0.3 * np.abs(away.coef_ - fitted.coef_).max()
+
+
+def test_weights_of_classes_go_on():
+    x, y = table()
+    target = kinds(y)
+    fitted = linear_model.LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-9).fit(x, target)
+    options = dict(learning_rate_init=1e-3, batch_size=len(x), max_iter=20, tol=None)
+    kept, away = (OnnxClassifier.from_estimator(fitted, **options, **k).fit(x, target) for k in ({}, {"class_weight": None}))
+    assert kept.class_weight == "balanced"
+    assert np.abs(kept.coef_ - fitted.coef_).max() < 0.01 * np.abs(away.coef_ - fitted.coef_).max()
+    weights = {"low": 1.0, "middle": 2.0, "high": 3.0}
+    sgd = linear_model.SGDClassifier(class_weight=weights, random_state=0).fit(x, target)
+    with pytest.raises(ParameterError, match="no effect at batch_size=1"):
+        OnnxClassifier.from_estimator(sgd)
+    assert OnnxClassifier.from_estimator(sgd, batch_size=20).partial_fit(x, target).class_weight == weights
+
+
+@pytest.mark.parametrize("dtype", [None, np.float32])
+@pytest.mark.parametrize(
+    "before",
+    [
+        ColumnTransformer([("s", StandardScaler(), ["a b", "c"])], remainder="passthrough"),
+        ColumnTransformer([("s", StandardScaler(), ["coef", "a b"]), ("m", MinMaxScaler(), ["X"])]),
+        ColumnTransformer([("s", StandardScaler(), make_column_selector(pattern="a|c"))], remainder=RobustScaler()),
+        ColumnTransformer([("s", StandardScaler(), [0, 3])], remainder="passthrough"),
+        make_pipeline(ColumnTransformer([("s", StandardScaler(), ["y"])], remainder="passthrough"), MinMaxScaler()),
+    ],
+    ids=["remainder", "two", "selector", "numbers", "nested"],
+)
+def test_steps_that_choose_columns_by_name(before, dtype):
+    pandas = pytest.importorskip("pandas")
+    x, y = table()
+    frame = pandas.DataFrame(x, columns=["a b", "y", "c", "X", "coef"])
+    fitted = make_pipeline(before, linear_model.Ridge()).fit(frame, y)
+    ours = OnnxRegressor.from_estimator(fitted, dtype=dtype, learning_rate_init=1e-4)
+    assert ours.feature_names_in_.tolist() == list(frame.columns)
+    np.testing.assert_allclose(ours.predict(frame), fitted.predict(frame), atol=1e-9 if dtype is None else 1e-4)
+    given = x if dtype is None else x.astype(dtype)
+    (out,) = onnxruntime.InferenceSession(ours.onnx_.SerializeToString()).run(["y"], {"X": given})
+    np.testing.assert_allclose(out.ravel(), fitted.predict(frame), atol=1e-3)
+    ours.partial_fit(frame, y)
+    again = pickle.loads(pickle.dumps(ours))
+    assert np.array_equal(again.partial_fit(frame, y).predict(frame), ours.partial_fit(frame, y).predict(frame))
+
+
+@pytest.mark.parametrize(
+    "estimator, words",
+    [
+        (GridSearchCV(linear_model.Ridge(), {"alpha": [1, 2]}), "give its best_estimator_"),
+        (TransformedTargetRegressor(linear_model.Ridge(), transformer=StandardScaler()), "give its regressor_"),
+        (MultiOutputRegressor(linear_model.Ridge()), "give one of its estimators_"),
+        (OnnxRegressor(hidden_layer_sizes=(), max_iter=2), "it trains as it is: with partial_fit"),
+        (CalibratedClassifierCV(linear_model.LogisticRegression()), "give the classifier itself"),
+    ],
+    ids=lambda v: name(v) if hasattr(v, "fit") else "",
+)
+def test_estimators_around_others_say_what_to_give(estimator, words):
+    x, y = table()
+    target = np.c_[y, y] if isinstance(estimator, MultiOutputRegressor) else y
+    ours = OnnxClassifier if isinstance(estimator, CalibratedClassifierCV) else OnnxRegressor
+    fitted = estimator.fit(x, target if ours is OnnxRegressor else y > 0)
+    with pytest.raises(EstimatorError, match=words):
+        ours.from_estimator(fitted)
+
+
+def test_what_is_no_fitted_estimator_of_rows_of_numbers():
+    x, y = table()
+    for wrong in (None, "a", linear_model.Ridge):
+        with pytest.raises(ParameterError, match="estimator: got .*, expected a fitted estimator"):
+            OnnxRegressor.from_estimator(wrong)
+    with pytest.raises(DTypeError, match="dtype: got 'x', expected float32 or float64"):
+        OnnxRegressor.from_estimator(linear_model.Ridge().fit(x, y), dtype="x")
+    words = make_pipeline(CountVectorizer(), linear_model.LogisticRegression()).fit(["one two", "three"] * 5, [0, 1] * 5)
+    with pytest.raises(EstimatorError, match="CountVectorizer does not take rows of numbers"):
+        OnnxClassifier.from_estimator(words)
+
+
+def test_coefficients_that_are_sparse():
+    x, y = table()
+    fitted = linear_model.LogisticRegression().fit(x, y > 0).sparsify()
+    ours = OnnxClassifier.from_estimator(fitted)
+    np.testing.assert_allclose(ours.predict_proba(x), fitted.predict_proba(x), atol=1e-9)

@@ -221,3 +221,85 @@ def test_what_does_not_fit_together():
     with pytest.raises(AttributeError):
         _ = OnnxClassifier(loss="hinge").predict_proba
     assert hasattr(OnnxClassifier(loss=NegLogLearningLoss()), "predict_proba")
+
+
+@pytest.mark.parametrize(
+    "params, words",
+    [
+        (dict(batch_size=2.5), "batch_size.*got 2.5, expected a whole number"),
+        (dict(max_iter="a"), "max_iter: got 'a', expected a number of at least 1"),
+        (dict(max_iter=np.inf), "max_iter: got inf, expected a number of at least 1 and at most"),
+        (dict(shuffle="no"), "shuffle: got 'no', expected True or False"),
+        (dict(early_stopping=None), "early_stopping: got None, expected True or False"),
+        (dict(nesterovs_momentum="False"), "nesterovs_momentum: got 'False'"),
+        (dict(warm_start="yes"), "warm_start: got 'yes'"),
+        (dict(verbose="a"), "verbose: got 'a'"),
+        (dict(callback=3), "callback: got 3, expected a function"),
+        (dict(beta_1=1.0), "beta_1: got 1.0"),
+        (dict(random_state="a"), "random_state: 'a' cannot be used to seed"),
+        (dict(random_state=-1), "random_state: Seed must be between"),
+        (dict(random_state=np.random.default_rng(0)), "random_state: Generator"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(params, words):
+    x, y = table()
+    with pytest.raises(ParameterError, match=words) as caught:
+        OnnxRegressor(**params).fit(x, y)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_names_that_choose_no_weight_of_a_network():
+    x, y = table()
+    with pytest.raises(ModelError, match="frozen: got 'coef7', expected the name of an initializer"):
+        OnnxRegressor(frozen="coef7").fit(x, y)
+    with pytest.raises(ModelError, match="trainable: got 3, expected names of initializers"):
+        OnnxRegressor(trainable=3).fit(x, y)
+    with pytest.raises(ModelError, match="output: got 'z'"):
+        OnnxRegressor(output="z").fit(x, y)
+
+
+@pytest.mark.parametrize(
+    "class_weight, words",
+    [
+        ("even", "class_weight: got 'even', expected None, 'balanced' or a dict"),
+        ([1, 2], r"class_weight: got \[1, 2\], expected None"),
+        ({"low": -1}, "class_weight: got -1 for class 'low', expected a number of at least 0"),
+        ({"low": "a"}, "class_weight: got 'a' for class 'low'"),
+        ({"lowest": 2}, r"class_weight: got weights for \['lowest'\], which are none of the classes"),
+        ({"low": 0, "middle": 0, "high": 0}, "zero for every class"),
+    ],
+)
+def test_wrong_weights_of_classes(class_weight, words):
+    x, y = table()
+    trained = OnnxClassifier(hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(x, classes(y))
+    before = pickle.loads(pickle.dumps(trained))
+    for method in (trained.fit, trained.partial_fit):
+        with pytest.raises(OrtmodError, match=words) as caught:
+            trained.set_params(class_weight=class_weight)
+            method(x, classes(y))
+        assert isinstance(caught.value, ValueError)
+    assert same(before, trained)
+
+
+def test_where_weights_of_classes_cannot_be():
+    x, y = table()
+    with pytest.raises(ParameterError, match="class_weight='balanced' is not for partial_fit"):
+        OnnxClassifier(class_weight="balanced").partial_fit(x, y > 0, classes=[False, True])
+    with pytest.raises(ParameterError, match="class_weight has no effect at batch_size=1"):
+        OnnxClassifier(class_weight="balanced", batch_size=1).fit(x, y > 0)
+    with pytest.raises(ParameterError, match="not for columns of labels"):
+        OnnxClassifier(class_weight="balanced").fit(x, np.c_[y > 0, y < 0.5].astype(int))
+    with pytest.warns(UserWarning, match="sample_weight has no effect at batch_size=1"):
+        OnnxRegressor(batch_size=1, max_iter=1).fit(x, y, np.arange(1.0, len(x) + 1))
+
+
+def test_columns_of_labels_that_are_not_those_of_before():
+    x, y = table()
+    labels = np.c_[y > 0, y < 0.5].astype(int)
+    with pytest.raises(ShapeError, match="classes: got 3, expected 2, one per column of y"):
+        OnnxClassifier().partial_fit(x, labels, classes=[0, 1, 2])
+    trained = OnnxClassifier(hidden_layer_sizes=(4,), random_state=0).partial_fit(x, labels, classes=[0, 1])
+    before = pickle.loads(pickle.dumps(trained))
+    with pytest.raises(ShapeError, match="got 3 columns of labels, expected 2 as before"):
+        trained.partial_fit(x, np.c_[labels, y > 1].astype(int))
+    assert same(before, trained)

@@ -12,11 +12,14 @@ import onnx
 import pytest
 import torch
 from estimators import classes, quiet, same, table  # noqa: F401
+from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.linear_model import SGDRegressor
+from sklearn.feature_selection import SelectFromModel
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier, SGDRegressor
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
 from train_models import mlp
 
 from ortmod.sklearn import OnnxClassifier, OnnxRegressor
@@ -236,3 +239,93 @@ def test_the_page_on_estimators_runs():
     known["fitted_pipeline"] = make_pipeline(StandardScaler(), SGDRegressor()).fit(known["X"], known["y"])
     exec(second, known)
     assert known["tuned"].n_iter_ == 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("class_weight", ["balanced", {False: 1, True: 7}, {True: 3.0}])
+def test_classes_weigh_as_in_logistic_regression(class_weight, weighted):
+    x, y = table(200)
+    target, weight = y > 0.8, np.random.default_rng(1).uniform(0.1, 2, len(x)) if weighted else None
+    theirs = LogisticRegression(C=np.inf, class_weight=class_weight, tol=1e-10).fit(x, target, weight)
+    ours = OnnxClassifier(
+        hidden_layer_sizes=(), class_weight=class_weight, learning_rate_init=1, max_iter=800, batch_size=200, tol=None
+    ).fit(x, target, weight)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-5)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_weights_of_classes_are_weights_of_rows(early_stopping):
+    x, y = table()
+    target = classes(y)
+    weights = {"low": 0.5, "middle": 2.0, "high": 0.0}
+    options = dict(hidden_layer_sizes=(4,), batch_size=16, max_iter=3, random_state=0, early_stopping=early_stopping)
+    rows = np.array([weights[label] for label in target])
+    a = OnnxClassifier(class_weight=weights, **options).fit(x, target)
+    assert a.classes_.tolist() == ["high", "low", "middle"]
+    balanced = compute_class_weight("balanced", classes=a.classes_, y=target)[np.searchsorted(a.classes_, target)]
+    b = OnnxClassifier(class_weight="balanced", **options).fit(x, target)
+    assert same(b, OnnxClassifier(**options).fit(x, target, balanced))
+    if not early_stopping:
+        c = OnnxClassifier(class_weight=weights, **options).partial_fit(x, target, classes=a.classes_)
+        d = OnnxClassifier(**options).partial_fit(x[rows > 0], target[rows > 0], a.classes_, rows[rows > 0])
+        assert same(c, d)
+    fold = target != "high"  # a fold without one of the classes that have a weight
+    assert OnnxClassifier(class_weight={**weights, "high": 1.0}, **options).fit(x[fold], target[fold]).classes_.tolist() == [
+        "low",
+        "middle",
+    ]
+
+
+def test_a_linear_model_has_coefficients_where_one_looks_for_them():
+    x, y = table()
+    for target, ours, theirs in (
+        (y, OnnxRegressor, SGDRegressor),
+        (y > 0, OnnxClassifier, SGDClassifier),
+        (classes(y), OnnxClassifier, SGDClassifier),
+        (np.c_[y, y], OnnxRegressor, LinearRegression),
+    ):
+        a, b = ours(hidden_layer_sizes=(), max_iter=3).fit(x, target), theirs().fit(x, target)
+        assert a.coef_.shape == b.coef_.shape and a.intercept_.shape == b.intercept_.shape
+        scores = a.predict(x) if ours is OnnxRegressor else a.decision_function(x)
+        np.testing.assert_allclose(np.squeeze(x @ a.coef_.T + a.intercept_), scores, atol=1e-12)
+    assert SelectFromModel(OnnxRegressor(hidden_layer_sizes=(), learning_rate_init=0.1)).fit(x, y).get_support().any()
+    for other in (OnnxRegressor(), OnnxRegressor().fit(x, y)):
+        assert not hasattr(other, "coef_") and not hasattr(other, "intercept_")
+
+
+def test_frozen_weights_of_a_network_stay():
+    x, y = table()
+    free, held = (OnnxRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0, frozen=f).fit(x, y) for f in (None, "*0"))
+    assert list(held.weights_) == ["coef1", "intercept1"] and list(free.weights_)[0] == "coef0"
+    start = OnnxRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0, learning_rate_init=1e-300).fit(x, y)
+    kept = {i.name: onnx.numpy_helper.to_array(i) for i in held.onnx_.graph.initializer}
+    assert np.array_equal(kept["coef0"], start.coefs_[0]) and not np.array_equal(kept["coef1"], start.coefs_[1])
+
+
+def test_numbers_of_numpy_are_arguments_of_a_search():
+    x, y = table()
+    grid = {
+        "batch_size": np.array([10, 20]),
+        "max_iter": np.arange(2, 4),
+        "tol": np.array([1e-3], np.float32),
+        "learning_rate_init": np.logspace(-3, -2, 2, dtype=np.float32),
+        "shuffle": np.array([True, False]),
+    }
+    search = GridSearchCV(OnnxRegressor(hidden_layer_sizes=(), random_state=0), grid, cv=2, error_score="raise").fit(x, y)
+    assert search.best_estimator_.n_iter_ in (2, 3)
+
+
+def test_logarithms_of_probabilities_stay_finite():
+    x, y = table()
+    for target, loss in ((y > 0, "log_loss"), (classes(y), "log_loss"), (classes(y), "binary_log_loss")):
+        ours = OnnxClassifier(hidden_layer_sizes=(), loss=loss, random_state=0).fit(x, target)
+        np.testing.assert_allclose(ours.predict_log_proba(x), np.log(ours.predict_proba(x)), atol=1e-12)
+        assert np.isfinite(ours.predict_log_proba(1e5 * x)).all() and (ours.predict_proba(1e5 * x) == 0).any()
+
+
+def test_columns_of_labels_may_be_sparse():
+    x, y = table()
+    labels = np.c_[y > 0, x[:, 0] > 0].astype(int)
+    options = dict(hidden_layer_sizes=(4,), max_iter=3, random_state=0)
+    assert same(OnnxClassifier(**options).fit(x, csr_array(labels)), OnnxClassifier(**options).fit(x, labels))

@@ -41,22 +41,30 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "momentum": (0, 1, False),
     "alpha": (0, math.inf, False),
     "l1_ratio": (0, 1, False),
-    "beta_1": (0, 1, False),
-    "beta_2": (0, 1, False),
+    "beta_1": (0, math.nextafter(1, 0), False),
+    "beta_2": (0, math.nextafter(1, 0), False),
     "epsilon": (1e-300, math.inf, False),
     "weight_decay": (0, math.inf, False),
     "clip_norm": (0, math.inf, False),
     "clip_value": (0, math.inf, False),
-    "max_iter": (1, math.inf, True),
+    "max_iter": (1, 2**31 - 1, True),
     "n_iter_no_change": (1, math.inf, True),
     "validation_fraction": (0, 1, False),
 }
+_FLAGS = ("nesterovs_momentum", "early_stopping", "warm_start", "shuffle")
 
 
 _STEP = (
     "loss solver learning_rate learning_rate_init power_t momentum nesterovs_momentum alpha penalty l1_ratio max_iter beta_1 "
     "beta_2 epsilon weight_decay clip_norm clip_value callback device"
 ).split()
+
+
+def _checked(name: str, value: Any, least: float, most: float = math.inf, whole: bool = False) -> None:
+    number = value.item() if isinstance(value, np.generic) else value
+    checked_number(name, number, least, most)
+    if whole and number != math.inf and isinstance(number, float):
+        raise ParameterError(f"{name}: got {value!r}, expected a whole number")
 
 
 class OnnxEstimator(BaseEstimator):
@@ -117,31 +125,40 @@ class OnnxEstimator(BaseEstimator):
     def _check(self) -> None:
         try:
             for name, (least, most, whole) in _NUMBERS.items():
-                value = getattr(self, name)
-                number = value.item() if isinstance(value, np.generic) else value
-                if whole and number != math.inf and (isinstance(number, float) or number != int(number)):
-                    raise ValueError(f"{name}: got {value!r}, expected a whole number")
-                checked_number(name, number, least, most)
+                _checked(name, getattr(self, name), least, most, whole)
+            for name in _FLAGS:
+                if not isinstance(getattr(self, name), bool | np.bool_) and getattr(self, name) not in (0, 1):
+                    raise ParameterError(f"{name}: got {getattr(self, name)!r}, expected True or False")
+            if not isinstance(self.verbose, bool | np.bool_ | int | np.integer):
+                raise ParameterError(f"verbose: got {self.verbose!r}, expected True, False or a whole number")
+            if self.callback is not None and not callable(self.callback):
+                raise ParameterError(f"callback: got {self.callback!r}, expected a function of a dict, or None")
             checked_choice("activation", self.activation, tuple(network.ACTIVATIONS))
             checked_choice("solver", self.solver, SOLVERS)
             if not isinstance(self.learning_rate, BaseLearningRate):
                 checked_choice("learning_rate", self.learning_rate, SCHEDULES)
             if self.learning_rate == "optimal":
-                checked_number("alpha (learning_rate='optimal' divides by it)", self.alpha, 1e-300)
+                _checked("alpha (learning_rate='optimal' divides by it)", self.alpha, 1e-300)
             if not isinstance(self.loss, BaseLearningLoss):
                 checked_choice("loss", self.loss, self._losses)
             if self.tol is not None:
-                checked_number("tol", self.tol)
+                _checked("tol", self.tol, 0)
             if not isinstance(self.penalty, BaseLearningPenalty | Mapping | list | tuple | None):
                 checked_choice("penalty", self.penalty, PENALTIES)
-            if self.batch_size != "auto":
-                checked_number("batch_size ('auto', or rows)", self.batch_size, 1)
+            if not isinstance(self.batch_size, str) or self.batch_size != "auto":
+                _checked("batch_size ('auto', or rows)", self.batch_size, 1, 2**31 - 1, whole=True)
         except (ValueError, TypeError) as error:
             raise ParameterError(f"[fit] {str(error).removeprefix('[train] ')}") from None
         if self.model is None:
             sizes = self._hidden()
             if any(not isinstance(n, int | np.integer) or n < 1 for n in sizes):
                 raise ParameterError(f"[fit] hidden_layer_sizes: got {self.hidden_layer_sizes!r}, expected numbers of units > 0")
+
+    def _random(self) -> np.random.RandomState:
+        try:
+            return check_random_state(self.random_state)
+        except ValueError as error:
+            raise ParameterError(f"[fit] random_state: {error}; expected None, a whole number or a RandomState") from None
 
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -233,6 +250,10 @@ class OnnxEstimator(BaseEstimator):
             raise DataError("[data] sample_weight must contain at least one non-zero number: got zero weights only")
         return weight
 
+    def _scale(self, target: np.ndarray, weight: np.ndarray | None, single: bool) -> np.ndarray | None:
+        """What the rows weigh by their labels, beside their own weights."""
+        return None
+
     def _given(self, features: int) -> Session:
         load(self.model)
         proto = as_proto(getattr(self.model, "model_proto", self.model))
@@ -246,7 +267,8 @@ class OnnxEstimator(BaseEstimator):
         sizes = [X.shape[1], *self._hidden(), self._units()]
         layers = network.start(sizes, self.activation, X.dtype, random)
         names = [name for pair in network.layer_names(len(layers)) for name in pair]
-        return Session(network.network(layers, self.activation, self._output_name), trainable=names)
+        chosen = names if self.trainable is None else self.trainable
+        return Session(network.network(layers, self.activation, self._output_name), self.output, chosen, self.frozen)
 
     def _learn(self, X: Any, y: Any, sample_weight: Any, resume: bool, single: bool, classes: Any = None) -> None:
         self._check()
@@ -258,8 +280,20 @@ class OnnxEstimator(BaseEstimator):
         if weight is not None and not weight.all():
             used = weight > 0
             X, y, weight = X[used], y[used], weight[used]
+        if weight is not None and self.batch_size == 1 and np.ptp(weight) > 0:
+            warnings.warn(
+                "sample_weight has no effect at batch_size=1, as the loss of a batch is divided by its sum of weights", stacklevel=4
+            )
         target = self._target(y, resume, classes)
-        random: Any = None if resume and not self.early_stopping else check_random_state(self.random_state)
+        scale = self._scale(target, weight, single)
+        if scale is not None:
+            weight = scale.astype(X.dtype) if weight is None else (scale * weight).astype(X.dtype)
+            if not weight.all():
+                used = weight > 0
+                if not used.any():
+                    raise DataError("[data] class_weight: got zero for every class of these rows, expected a positive weight")
+                X, target, weight = X[used], target[used], weight[used]
+        random: Any = None if resume and not self.early_stopping else self._random()
         if not resume:
             self._session = self._open(X, random)
             self._look(self._session.probe(X[:32]))
@@ -339,12 +373,12 @@ class OnnxEstimator(BaseEstimator):
     def _warn(self) -> None:
         warnings.warn(f"max_iter={self.max_iter} epochs are over and the loss still falls", ConvergenceWarning, stacklevel=4)
 
-    def _adopt(self, features: int, names: Any) -> None:
+    def _adopt(self, features: int, names: Any, progress: Mapping[str, int]) -> None:
         """Fitted by its model: nothing was learned yet."""
         self.n_features_in_ = features
         if names is not None:
             self.feature_names_in_ = names
-        random = check_random_state(self.random_state)
+        random = self._random()
         self._check()
         self._session = self._given(features)
         self._look(self._session.probe(np.zeros((2, features))))
@@ -352,7 +386,8 @@ class OnnxEstimator(BaseEstimator):
         self._session.seed(int(random.randint(np.iinfo(np.int32).max)))
         self.loss_curve_, self.validation_losses_, self.best_loss_ = [], None, None
         self.n_layers_ = len(self._session.coefs) + 1
-        self._session.engine(self._engine_options(self._session, False))
+        engine = self._session.engine(self._engine_options(self._session, False))
+        engine.trainer.progress = dict(progress)
         self._finish([], [])
 
     # What is known after a fit.
@@ -381,6 +416,26 @@ class OnnxEstimator(BaseEstimator):
         """The other trained weights."""
         session = self._fitted()
         return session.values(session.intercepts)
+
+    @property
+    def coef_(self) -> np.ndarray:
+        """Of a linear model on X: (features,) for one column of y, else (outputs, features); a classifier's (1 or classes,
+        features)."""
+        coef = self._linear("coef")[0].T
+        return coef[0] if getattr(self, "_flat", False) else coef
+
+    @property
+    def intercept_(self) -> np.ndarray:
+        """Of a linear model on X: (outputs,)."""
+        return self._linear("intercept")[1]
+
+    def _linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        layer = self._fitted().layer()
+        if layer is None:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}_: its graph is no linear model on X; see coefs_, intercepts_ and weights_"
+            )
+        return layer
 
     @property
     def weights_(self) -> dict[str, np.ndarray]:

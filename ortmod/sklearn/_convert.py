@@ -7,26 +7,34 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
+from scipy.sparse import issparse
 from sklearn.base import is_classifier, is_regressor
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import (
+    ElasticNet,
+    ElasticNetCV,
     HuberRegressor,
+    Lasso,
+    LassoCV,
     LogisticRegression,
     LogisticRegressionCV,
+    MultiTaskElasticNet,
     PassiveAggressiveRegressor,
     QuantileRegressor,
     SGDClassifier,
     SGDRegressor,
 )
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC, LinearSVR
 from sklearn.utils.validation import check_is_fitted
 
 from ortmod._errors import DTypeError, OrtmodError
 from ortmod._model import load
 from ortmod.sklearn import _network as network
-from ortmod.sklearn._errors import EstimatorError
+from ortmod.sklearn._base import OnnxEstimator
+from ortmod.sklearn._errors import EstimatorError, ParameterError
 from ortmod.sklearn._losses import EpsilonInsensitiveLearningLoss
 from ortmod.training.sgd_learning_loss import HuberLearningLoss
 from ortmod.training.sgd_learning_rate import LearningRateSGD
@@ -52,6 +60,8 @@ class Converted:
     classes: np.ndarray = field(default_factory=lambda: np.zeros(0))
     multilabel: bool = False
     feature_names: np.ndarray | None = None
+    named: bool = False
+    progress: dict[str, int] = field(default_factory=dict)
 
     def check(self, result: Any) -> None:
         """Refuses an estimator whose predictions on some rows are not those of its graph."""
@@ -61,7 +71,7 @@ class Converted:
             method = "predict"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = np.asarray(getattr(self.estimator, method)(X))
+            expected = np.asarray(getattr(self.estimator, method)(_frame(X, self.feature_names) if self.named else X))
             got = getattr(result, method)(X)
         close = 1e-8 if got.dtype == np.float64 else 1e-3
         if got.shape != expected.shape or not np.allclose(got, expected, rtol=close, atol=close, equal_nan=True):
@@ -73,12 +83,22 @@ class Converted:
 
 def _refuse(estimator: Any) -> EstimatorError:
     name, module = type(estimator).__name__, type(estimator).__module__
-    if name.startswith(("Voting", "Stacking", "Bagging")):
+    if isinstance(estimator, OnnxEstimator):
+        why = "it trains as it is: with partial_fit, or with fit and warm_start=True"
+    elif hasattr(estimator, "best_estimator_"):
+        why = "it is a search; give its best_estimator_"
+    elif hasattr(estimator, "regressor_"):
+        why = "it transforms y; give its regressor_, which predicts the transformed y"
+    elif hasattr(estimator, "calibrated_classifiers_"):
+        why = "its probabilities are calibrated, not those of a loss; give the classifier itself"
+    elif name.startswith(("Voting", "Stacking", "Bagging")):
         why = "it combines several estimators; give one of them, if that is a linear model or a network"
     elif hasattr(estimator, "tree_") or ".tree" in module or ".ensemble" in module:
         why = "the splits of trees have no gradient, so there is nothing to train"
     elif ".svm" in module:
         why = "its support vectors are rows of the training data, no weights; LinearSVC and LinearSVR can go on training"
+    elif hasattr(estimator, "estimators_"):
+        why = "it combines several estimators; give one of its estimators_, if that is a linear model or a network"
     else:
         why = "it has neither coef_ and intercept_ nor coefs_ and intercepts_"
     return EstimatorError(f"[convert] {name}: {why}")
@@ -87,14 +107,20 @@ def _refuse(estimator: Any) -> EstimatorError:
 def _layers(estimator: Any) -> tuple[Layers, str]:
     if isinstance(estimator, MLPRegressor | MLPClassifier):
         return list(zip(estimator.coefs_, estimator.intercepts_, strict=True)), estimator.activation
-    if not hasattr(estimator, "coef_") or not hasattr(estimator, "intercept_"):
+    if isinstance(estimator, OnnxEstimator) or not hasattr(estimator, "coef_") or not hasattr(estimator, "intercept_"):
         raise _refuse(estimator)
-    coef = np.atleast_2d(np.asarray(estimator.coef_)).T
+    coef = estimator.coef_.toarray() if issparse(estimator.coef_) else estimator.coef_  # after sparsify()
+    coef = np.atleast_2d(np.asarray(coef)).T
     intercept = np.broadcast_to(np.ravel(estimator.intercept_), (coef.shape[1],))
     return [(coef, intercept)], "identity"
 
 
 def _params(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    weights = getattr(estimator, "class_weight", None) if is_classifier(estimator) else None
+    return {**_plan(estimator, given), **({"class_weight": weights} if weights is not None else {})}
+
+
+def _plan(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(estimator, MLPRegressor | MLPClassifier):
         params = {name: getattr(estimator, name) for name in _MLP}
         if estimator.solver != "lbfgs":
@@ -122,6 +148,11 @@ def _params(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             "[convert] PassiveAggressiveRegressor was fitted by updates of its own, not by the gradient of a loss; say by which it "
             "goes on: loss='epsilon_insensitive', 'squared_error' or another one"
         )
+    if isinstance(estimator, ElasticNet | ElasticNetCV | Lasso | LassoCV) and not isinstance(estimator, MultiTaskElasticNet):
+        alpha = float(getattr(estimator, "alpha_", None) or estimator.alpha)
+        if isinstance(estimator, Lasso | LassoCV):
+            return {"penalty": "l1", "alpha": alpha}
+        return {"penalty": "elasticnet", "alpha": alpha, "l1_ratio": float(getattr(estimator, "l1_ratio_", estimator.l1_ratio))}
     if isinstance(estimator, HuberRegressor):
         return {"loss": HuberLearningLoss(float(estimator.epsilon * estimator.scale_))}
     if isinstance(estimator, LogisticRegression | LogisticRegressionCV):
@@ -149,6 +180,15 @@ def _sgd(estimator: Any) -> dict[str, Any]:
     return params
 
 
+def _progress(estimator: Any) -> dict[str, int]:
+    """How far the rate of a linear model or network had come."""
+    if isinstance(estimator, SGDRegressor | SGDClassifier):
+        return {"samples": int(estimator.t_) - 1, "updates": int(estimator.t_) - 1}
+    if isinstance(estimator, MLPRegressor | MLPClassifier) and estimator.solver == "sgd":
+        return {"samples": int(estimator.t_)}
+    return {}
+
+
 def _sgd_loss(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     name = estimator.loss
     if "loss" in given or name == "squared_error" and isinstance(estimator, SGDRegressor):
@@ -164,8 +204,33 @@ def _sgd_loss(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _before(pipeline: Any, features: int, dtype: Any) -> tuple[onnx.ModelProto, str]:
-    """The steps before the last one as a graph without an output, and the name of its result."""
+def _frame(X: np.ndarray, names: Any) -> Any:
+    """Rows by the names of their columns, for steps that choose columns by name."""
+    try:
+        import pandas as pd
+
+        return pd.DataFrame(X, columns=names)
+    except ImportError:
+        import polars as pl
+
+        return pl.DataFrame(X, schema=list(names))
+
+
+def _by_name(estimator: Any) -> bool:
+    """Whether a step chooses columns by name."""
+    if isinstance(estimator, ColumnTransformer):
+        chosen = [(c.start, c.stop) if isinstance(c, slice) else c for _, _, c in estimator.transformers]
+        return any(callable(c) or any(isinstance(v, str) for v in np.ravel(np.asarray(c, object))) for c in chosen)
+    return isinstance(estimator, Pipeline | FeatureUnion) and any(_by_name(step) for _, step in _children(estimator))
+
+
+def _children(estimator: Any) -> list[tuple[str, Any]]:
+    return estimator.steps if isinstance(estimator, Pipeline) else estimator.transformer_list
+
+
+def _before(pipeline: Any, features: int, dtype: Any, names: Any) -> tuple[onnx.ModelProto, str]:
+    """The steps before the last one as a graph without an output, and the name of its result; `names` of the columns of X, where
+    steps choose by them."""
     try:
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
@@ -175,16 +240,27 @@ def _before(pipeline: Any, features: int, dtype: Any) -> tuple[onnx.ModelProto, 
         ) from error
 
     kind = DoubleTensorType if dtype == np.float64 else FloatTensorType
+    types = [("X", kind([None, features]))] if names is None else [(str(name), kind([None, 1])) for name in names]
     try:
-        proto = convert_sklearn(
-            pipeline, initial_types=[("X", kind([None, features]))], target_opset={"": network.OPSET, "ai.onnx.ml": 3}
-        )
+        proto = convert_sklearn(pipeline, initial_types=types, target_opset={"": network.OPSET, "ai.onnx.ml": 3})
     except Exception as error:
         raise EstimatorError(f"[convert] skl2onnx does not convert the steps before the last one: {error}") from error
     graph = proto.graph
+    code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    if names is not None:
+        if len(graph.input) != len(names):
+            raise EstimatorError(f"[convert] skl2onnx made {len(graph.input)} inputs of the columns {', '.join(map(str, names))}")
+        columns = {i.name: f"X_column{number}" for number, i in enumerate(graph.input)}
+        for node in graph.node:
+            node.input[:] = [columns.get(n, n) for n in node.input]
+        del graph.input[:]
+        graph.input.append(helper.make_tensor_value_info("X", code, ["N", features]))
+        for number, name in enumerate(columns.values()):
+            graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), f"{name}_index"))
+            graph.node.insert(0, helper.make_node("Gather", ["X", f"{name}_index"], [name], axis=1))
     value = graph.output[0]
-    if value.type.tensor_type.elem_type != helper.np_dtype_to_tensor_dtype(np.dtype(dtype)):
-        graph.node.append(helper.make_node("Cast", [value.name], ["features"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+    if value.type.tensor_type.elem_type != code:
+        graph.node.append(helper.make_node("Cast", [value.name], ["features"], to=code))
         name = "features"
     else:
         name = value.name
@@ -212,6 +288,8 @@ def _steps(estimator: Any) -> list[tuple[str, Any]]:
 
 
 def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bool) -> Converted:
+    if isinstance(estimator, type) or not hasattr(estimator, "fit"):
+        raise ParameterError(f"[convert] estimator: got {estimator!r}, expected a fitted estimator of scikit-learn")
     check_is_fitted(estimator)
     named = _steps(estimator)
     steps = [step for _, step in named]
@@ -224,15 +302,23 @@ def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bo
         )
     layers, activation = _layers(last)
     free = dtype is None
-    dtype = np.dtype(dtype) if dtype is not None else np.result_type(layers[0][0], np.float32)
+    try:
+        dtype = np.dtype(dtype) if dtype is not None else np.result_type(layers[0][0], np.float32)
+    except TypeError:
+        raise DTypeError(f"[convert] dtype: got {dtype!r}, expected float32 or float64") from None
     if dtype not in (np.float32, np.float64):
         raise DTypeError(f"[convert] dtype: got {dtype}, expected float32 or float64")
     layers = [(np.ascontiguousarray(w, dtype), np.ascontiguousarray(b, dtype)) for w, b in layers]
-    features = int((steps[0] if steps else estimator).n_features_in_)
+    columns_in = getattr(steps[0] if steps else estimator, "n_features_in_", None)
+    if columns_in is None:
+        raise EstimatorError(f"[convert] {type(steps[0]).__name__} does not take rows of numbers; give the steps after it")
+    features = int(columns_in)
+    feature_names = getattr(estimator, "feature_names_in_", None)
+    chosen_by_name = feature_names is not None and any(_by_name(step) for step in steps[:-1])
     output = "scores" if classifier else "y"
     if len(steps) > 1:
         try:
-            proto, value = _before(Pipeline(named[:-1]), features, dtype)
+            proto, value = _before(Pipeline(named[:-1]), features, dtype, feature_names if chosen_by_name else None)
             names = network.append_layers(proto.graph, value, layers, activation, output)
             _check_graph(proto, dtype)
         except EstimatorError as error:
@@ -244,10 +330,13 @@ def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bo
     else:
         proto = network.network(layers, activation, output)
         names = [n for pair in network.layer_names(len(layers)) for n in pair]
+    if getattr(last, "fit_intercept", True) is False:
+        names.remove("intercept")  # it stays at zero
     params = {"trainable": names, **_params(last, given)}
     columns = layers[-1][0].shape[1]
     result = Converted(estimator, proto, params, columns, features)
-    result.feature_names = getattr(estimator, "feature_names_in_", None)
+    result.feature_names, result.named = feature_names, chosen_by_name
+    result.progress = _progress(last)
     if not classifier:
         result.flat = columns == 1 and np.ndim(getattr(last, "coef_", 0)) < 2
     else:

@@ -201,6 +201,18 @@ class Session:
         weights = self.engine().weights()
         return [weights[name].cpu().numpy() for name in names]
 
+    def layer(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Coefficients and intercept, where the graph is one layer on X."""
+        graph = self.proto.graph
+        if [(n.op_type, *n.input) for n in graph.node] != [("MatMul", "X", "coef"), ("Add", "product0", "intercept")]:
+            return None
+        known = {i.name: i for i in graph.initializer}
+        coef, intercept = (
+            self.values([name])[0] if name in self.weights else onnx.numpy_helper.to_array(known[name])
+            for name in ("coef", "intercept")
+        )
+        return coef, intercept
+
     def trained(self, whole: bool = True) -> onnx.ModelProto:
         """The graph with the trained weights: as it was given (`whole`: with all outputs), or in standard operators where weights
         were attributes of others."""

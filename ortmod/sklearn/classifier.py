@@ -1,9 +1,11 @@
 """OnnxClassifier: classes from rows of numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -12,7 +14,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ortmod._errors import ModelError, ShapeError
 from ortmod.sklearn import _network as network
 from ortmod.sklearn._base import OnnxEstimator
-from ortmod.sklearn._errors import DataError, typed
+from ortmod.sklearn._errors import DataError, ParameterError, typed
 from ortmod.sklearn._losses import CLASSIFICATION, HingeLearningLoss, classification_loss
 from ortmod.training.sgd_learning_loss import BaseLearningLoss, CrossEntropyLearningLoss
 
@@ -29,10 +31,13 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         model: an ONNX graph X -> raw scores (no sigmoid or softmax at its end): one column, or one per class.
         loss: 'log_loss' (softmax over the classes; sigmoid for one column), 'binary_log_loss', 'hinge', 'squared_hinge' (one class
             against the rest, as SGDClassifier), or a BaseLearningLoss.
+        class_weight: what a row weighs by its class, times its sample_weight: a dict by class (1 where it has none), or 'balanced'
+            (`fit` only): inversely to the weight of the classes in y.
 
     Other arguments are those of OnnxRegressor. Attributes: also `classes_`; `onnx_` ends with `label` and `probabilities`.
     """
 
+    class_weight: Any
     classes_: np.ndarray
     n_outputs_: int
     _multilabel: bool
@@ -73,6 +78,7 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         output: str | None = None,
         trainable: Any = None,
         frozen: Any = None,
+        class_weight: Any = None,
         callback: Any = None,
         verbose: int = 0,
         device: Any = "cpu",
@@ -121,7 +127,13 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        return np.log(self.predict_proba(X))
+        """Logarithms of `predict_proba`, finite also where a probability is too small for its type."""
+        scores = torch.from_numpy(self._outputs(X))
+        form = self._form()
+        if form == "sigmoid":
+            scores = torch.cat([-scores, scores], 1)
+        logs = scores if form == "softmax" else torch.nn.functional.logsigmoid(scores)
+        return (torch.log_softmax(logs, 1) if form in ("softmax", "rest") else logs).numpy()
 
     def _form(self) -> str:
         if not _has_probabilities(self):
@@ -140,6 +152,8 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
 
     def _validate(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, order="C", reset=reset)
+        if issparse(y):
+            y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -156,8 +170,12 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         known = np.arange(y.shape[1]) if multilabel else np.unique(y)
         if resume and multilabel != self._multilabel:
             raise DataError(f"[data] y: got {'columns' if multilabel else 'one column'} of labels, unlike before")
+        if multilabel and resume and y.shape[1] != len(self.classes_):
+            raise ShapeError(f"[data] y: got {y.shape[1]} columns of labels, expected {len(self.classes_)} as before")
         if resume or classes is not None:
             given = np.unique(np.asarray(classes)) if classes is not None else self.classes_
+            if multilabel and len(given) != len(known):
+                raise ShapeError(f"[data] classes: got {len(given)}, expected {len(known)}, one per column of y")
             if resume and not np.array_equal(given, self.classes_):
                 raise DataError(f"[data] classes={given.tolist()} is not the same as in the last call: {self.classes_.tolist()}")
             unknown = np.setdiff1d(known, given)
@@ -174,6 +192,42 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         if multilabel:
             return y.astype(np.int64)
         return np.searchsorted(known, y).astype(np.int64)
+
+    def _check(self) -> None:
+        super()._check()
+        given = self.class_weight
+        if given is None:
+            return
+        if not isinstance(given, Mapping) and not (isinstance(given, str) and given == "balanced"):
+            raise ParameterError(f"[fit] class_weight: got {given!r}, expected None, 'balanced' or a dict of weights by class")
+        for label, value in given.items() if isinstance(given, Mapping) else ():
+            if not isinstance(value, int | float | np.integer | np.floating) or not 0 <= value < np.inf:
+                raise ParameterError(f"[fit] class_weight: got {value!r} for class {label!r}, expected a number of at least 0")
+        if self.batch_size == 1:
+            raise ParameterError(
+                "[fit] class_weight has no effect at batch_size=1, as the loss of a batch is divided by its sum of weights; "
+                "give more rows, or batch_size='auto'"
+            )
+
+    def _scale(self, target: np.ndarray, weight: np.ndarray | None, single: bool) -> np.ndarray | None:
+        given = self.class_weight
+        if given is None:
+            return None
+        if self._multilabel:
+            raise ParameterError("[fit] class_weight is for classes that exclude each other, not for columns of labels")
+        if isinstance(given, Mapping):
+            known = self.classes_.tolist()
+            unknown = [label for label in given if label not in known]
+            if unknown and not all(label in given for label in known):
+                raise ParameterError(f"[fit] class_weight: got weights for {unknown!r}, which are none of the classes {known!r}")
+            return np.array([given.get(label, 1.0) for label in known], np.float64)[target]
+        if single:
+            raise ParameterError(
+                "[fit] class_weight='balanced' is not for partial_fit, which sees a part of the rows; give a dict of the weights "
+                "that sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y) finds for all rows"
+            )
+        sums = np.bincount(target, weight, len(self.classes_))
+        return (sums.sum() / (np.count_nonzero(sums) * np.where(sums > 0, sums, 1)))[target]
 
     def _check_columns(self, columns: int) -> None:
         if columns != self.n_outputs_ and not (self.n_outputs_ == 1 and columns == 2):
@@ -216,7 +270,7 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         found = convert(estimator, dtype, params, classifier=True)
         result = cls(found.model, **{**found.params, **params})
         result.classes_, result.n_outputs_, result._multilabel = found.classes, found.outputs, found.multilabel
-        result._adopt(found.features, found.feature_names)
+        result._adopt(found.features, found.feature_names, found.progress)
         found.check(result)
         return result
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import column_or_1d, validate_data
 
@@ -96,6 +97,8 @@ class OnnxRegressor(RegressorMixin, OnnxEstimator):
 
     def _validate(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True, order="C", reset=reset)
+        if issparse(y):
+            y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y
@@ -132,7 +135,7 @@ class OnnxRegressor(RegressorMixin, OnnxEstimator):
         found = convert(estimator, dtype, params, classifier=False)
         result = cls(found.model, **{**found.params, **params})
         result.n_outputs_, result._flat = found.outputs, found.flat
-        result._adopt(found.features, found.feature_names)
+        result._adopt(found.features, found.feature_names, found.progress)
         found.check(result)
         return result
 
