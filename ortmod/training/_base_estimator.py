@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from ortmod import _C
 from ortmod._errors import ModelError, ShapeError
 from ortmod._model import load
 from ortmod.training._engine import Engine, History
-from ortmod.training._params import Parameters
+from ortmod.training._params import Parameters, is_number
+from ortmod.training._pieces import piece
 from ortmod.training._random import drawing, draws, generators
-from ortmod.training._values import like, to_tensor
+from ortmod.training._values import all_finite, float_type, like, rows_of, to_array, to_tensor
 from ortmod.training.excs import DataError, ParameterError
-from ortmod.training.onnx_helper import as_proto, replace_initializers_into_onnx
+from ortmod.training.onnx_helper import as_proto, initializer_names, replace_initializers_into_onnx
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate, LearningRateAdamW
 
@@ -34,12 +36,20 @@ def as_list(value: Any) -> list[Any]:
     )
 
 
+def finite(name: str, value: Any) -> torch.Tensor:
+    """A weight or state that is given; DataError where it is not finite."""
+    tensor = to_tensor(value)
+    if tensor.is_floating_point() and not all_finite(tensor):
+        raise DataError(f"[train] state of {name!r} contains NaN or infinity")
+    return tensor
+
+
 def check_weights(sample_weight: Any) -> None:
     """DataError unless all weights of rows are at least 0 and one is above."""
     weights = to_tensor(sample_weight)
     if bool((weights < 0).any()):
         raise DataError(f"[train] sample_weight: got {float(weights.min())}, expected weights of at least 0")
-    if len(weights) and not bool((weights != 0).any()):
+    if weights.numel() and not bool((weights != 0).any()):
         raise DataError("[train] sample_weight: all weights are 0, so there is nothing to train on; give one above 0")
 
 
@@ -72,10 +82,34 @@ class BaseEstimator(Parameters):
 
     def _check(self) -> None:
         self.learning_rate = BaseLearningRate.select(self.learning_rate)
-        for name, least in (("max_iter", 0), ("batch_size", 0), ("accumulate", 1)):
+        for name, least in (("max_iter", 0), ("batch_size", 0), ("accumulate", 1), ("n_iter_no_change", 0), ("random_state", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            if name == "random_state" and value is None:
+                continue
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= _SEEDS:
                 raise ParameterError(f"[train] {name}: got {value!r}, expected a whole number of at least {least}")
+        for name in ("clip_norm", "clip_value", "tol", "validation_every"):
+            value = getattr(self, name)
+            finite_only = name == "validation_every"
+            if (
+                not is_number(value)
+                or not (value >= 0 or name == "tol")
+                or math.isnan(value)
+                or (finite_only and math.isinf(value))
+            ):
+                raise ParameterError(f"[train] {name}: got {value!r}, expected a number" + " of at least 0" * (name != "tol"))
+        if not isinstance(self.verbose, int | np.integer):
+            raise ParameterError(f"[train] verbose: got {self.verbose!r}, expected 0, 1 or 2")
+        if self.callback is not None and not callable(self.callback):
+            raise ParameterError(f"[train] callback: got {self.callback!r}, expected a function of the report of an epoch")
+        if self.master_dtype is not None:
+            float_type("master_dtype", self.master_dtype)
+        names = self.weights_to_train
+        if isinstance(names, Iterator):
+            names = self.weights_to_train = list(names)
+        if names is not None and not isinstance(names, str):
+            if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+                raise ParameterError(f"[train] weights_to_train: got {names!r}, expected names of weights")
         if self.init not in _INITS:
             raise ParameterError(f"[train] init: got {self.init!r}, expected one of {', '.join(map(repr, _INITS))}")
         if self.training_optimizer_name not in ("SGDOptimizer", "AdamWOptimizer"):
@@ -83,7 +117,7 @@ class BaseEstimator(Parameters):
                 f"training_optimizer_name: got {self.training_optimizer_name!r}, expected 'SGDOptimizer' or 'AdamWOptimizer'; "
                 "other updates are given as learning_rate"
             )
-        if not isinstance(self.validation_every, int | float) or self.validation_every <= 0:
+        if self.validation_every <= 0:
             raise ParameterError(
                 f"[train] validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1"
             )
@@ -97,7 +131,7 @@ class BaseEstimator(Parameters):
         if self.weights_to_train is not None:
             names = self.weights_to_train
             return [names] if isinstance(names, str) else list(names)
-        return [name for name, t, _ in (model or load(self.model_onnx)).weights if t[0] in (1, 10, 11, 16)]
+        return initializer_names(self.model_onnx, model or load(self.model_onnx))
 
     def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
         raise NotImplementedError
@@ -120,10 +154,10 @@ class BaseEstimator(Parameters):
         columns = [*as_list(X), *as_list(y)]
         if sample_weight is not None:
             weight = to_tensor(sample_weight)
-            if weight.numel() != len(weight) or len(weight) != len(columns[0]):
+            rows = rows_of(columns[0])
+            if weight.dim() == 0 or weight.numel() != len(weight) or len(weight) != rows:
                 raise ShapeError(
-                    f"[train] sample_weight: got shape {tuple(weight.shape)}, expected one number for each of {len(columns[0])} "
-                    f"rows"
+                    f"[train] sample_weight: got shape {tuple(weight.shape)}, expected one number for each of {rows} rows"
                 )
             columns.append(weight.reshape(-1))
         return columns
@@ -147,17 +181,18 @@ class BaseEstimator(Parameters):
             return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)
 
     def _fit_columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
+        columns = self._columns(X, y, sample_weight)
         if sample_weight is not None:
             check_weights(sample_weight)
         validation = None
         if X_val is not None:
-            validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(len(as_list(X_val)[0])))
+            validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(rows_of(as_list(X_val)[0]) or 0))
         every = self.validation_every
-        self._example = as_list(X)[0]
+        self._as_tensor = isinstance(as_list(X)[0], torch.Tensor)
         begun = engine.trainer.progress["updates"]
         try:
             history = engine.fit(
-                self._columns(X, y, sample_weight),
+                columns,
                 validation,
                 epochs=self.max_iter,
                 batch_size=self.batch_size,
@@ -189,7 +224,11 @@ class BaseEstimator(Parameters):
         self._engine_ = engine
         self._has_weights = has_weights
         self._state = None
-        self._rest = {**engine.full_state(tensors=False), "generators": generators(torch.device(self.device))}
+        self._rest = {
+            **engine.full_state(tensors=False),
+            "generators": generators(torch.device(self.device)),
+            "update": self._rate().states_meaning(),
+        }
 
     def _reached(self) -> dict[str, Any] | None:
         """The full state after the last fit; its tensors are copied from the engine when they are asked for."""
@@ -197,10 +236,14 @@ class BaseEstimator(Parameters):
             self._state = {**self._engine_.full_state(), **self._rest}
         return getattr(self, "_state", None)
 
-    @staticmethod
-    def _resume(engine: Engine, state: Mapping[str, Any]) -> None:
+    def _resume(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Goes on from a state. States of another update mean something else: they start at zero, and so do its steps."""
         live = engine.trainer.tensors()
         known = {name: t for name, t in state["tensors"].items() if name in live and live[name].shape == t.shape}
+        if state.get("update", self._rate().states_meaning()) != self._rate().states_meaning():
+            known = {name: t for name, t in known.items() if name not in engine.trainer.states}
+            if any(name == "step" for name, _, _ in piece(self._rate(), dtype=np.float32).inputs):
+                state = {**state, "progress": {**state["progress"], "updates": 0}}
         if "parameters" not in known:
             raise ModelError(
                 "[train] warm_start: the weights to train are not those of the last fit; set warm_start=False or init='model'"
@@ -218,11 +261,11 @@ class BaseEstimator(Parameters):
             if state is None:
                 raise AttributeError("Method fit must be called before: there is no state yet")
             self._engine_ = self._make_engine(self._has_weights)
-            self._engine_.load_full_state(state)
+            self._resume(self._engine_, state)
         return self._engine_
 
     def _given(self, value: torch.Tensor) -> Any:
-        return like(value, getattr(self, "_example", None))
+        return value if getattr(self, "_as_tensor", False) else to_array(value)
 
     # What is known after a fit.
 
@@ -233,12 +276,13 @@ class BaseEstimator(Parameters):
 
     def _set(self, state: Mapping[str, Any]) -> None:
         engine = self._fitted()
-        engine.set_weights(state)
-        self._state = {**engine.full_state(), "generators": self._rest.get("generators")}
+        engine.set_weights({name: finite(name, value) for name, value in state.items()})
+        self._state = {**self._rest, **engine.full_state()}
 
     def predict(self, X: Any) -> Any:
         """The outputs of the graph with the trained weights (a list when there are several)."""
-        outputs = [self._given(t) for t in self._fitted().outputs(as_list(X))]
+        inputs = as_list(X)
+        outputs = [like(t, inputs[0]) for t in self._fitted().outputs(inputs)]
         return outputs[0] if len(outputs) == 1 else outputs
 
     def get_trained_onnx(self, model: Any = None) -> onnx.ModelProto:
@@ -261,7 +305,7 @@ class BaseEstimator(Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         self._reached()
-        state = {key: value for key, value in self.__dict__.items() if key not in ("_engine_", "_example")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_engine_",)}
         state["model_onnx"] = as_proto(self.model_onnx).SerializeToString()
         return copy.copy(state)
 

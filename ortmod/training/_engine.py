@@ -14,11 +14,11 @@ import torch
 
 from ortmod import _C
 from ortmod._device import device_of
-from ortmod._errors import DTypeError, ModelError, ShapeError
+from ortmod._errors import ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
 from ortmod.training._pieces import compiled, element_of, loss_piece, piece
-from ortmod.training._values import all_finite, to_tensor
-from ortmod.training.excs import ConvergenceError, ConvergenceWarning, DataError, EvaluationError
+from ortmod.training._values import float_type, rows_of, to_column, to_tensor
+from ortmod.training.excs import ConvergenceError, ConvergenceWarning, EvaluationError
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 from ortmod.training.sgd_learning_penalty import BaseLearningPenalty
 from ortmod.training.sgd_learning_rate import BaseLearningRate
@@ -82,10 +82,10 @@ class Engine:
     ) -> None:
         self.model = load(model)
         names = list(weights)
-        arena = TORCH_TO_ONNX[torch.empty(0, dtype=dtype).dtype] if dtype is not None else 0
+        arena = TORCH_TO_ONNX[float_type("master_dtype", dtype)] if dtype is not None else 0
         element = np.float64 if arena == 11 else np.float32 if arena == 1 else element_of(self.model, names)
         self.takes_weights = False
-        self.outputs_of_losses = [output for _, output in losses or ()]
+        self.losses = list(losses or ())
         parts = []
         for loss, output in losses or ():
             graph, takes = loss_piece(loss, self._loss_type(output, element), weighted)
@@ -134,32 +134,13 @@ class Engine:
         wanted = [(name, t) for name, t in self.columns if names is None or name in names]
         columns = list(columns)
         if self.takes_weights and names is None and len(columns) == len(wanted) - 1:
-            columns.append(np.ones(len(columns[0]), dtype=np.float32))
+            columns.append(np.ones(rows_of(columns[0]) or 0, dtype=np.float32))
         if len(columns) != len(wanted):
             raise ShapeError(
                 f"[train] wrong number of data columns: got {len(columns)}, expected {len(wanted)} "
                 f"({', '.join(n for n, _ in wanted)})"
             )
-        return [self._tensor(value, name, t) for value, (name, t) in zip(columns, wanted, strict=True)]
-
-    @staticmethod
-    def _tensor(value: Any, name: str, t: Any) -> torch.Tensor:
-        try:
-            tensor = to_tensor(value)
-        except DTypeError as error:
-            raise DTypeError(str(error).replace("data:", f'"{name}":', 1)) from None
-        wanted = ONNX_TO_TORCH[t[0]]
-        if tensor.dtype.is_floating_point and not wanted.is_floating_point and bool((tensor != tensor.round()).any()):
-            raise DTypeError(f'[train] "{name}": got numbers that are not whole, expected {wanted}')
-        if tensor.dtype.is_floating_point and not all_finite(tensor):
-            raise DataError(f'[train] "{name}" contains NaN or infinity; drop or fill these rows first')
-        tensor = tensor.to(wanted)
-        rank = None if t[1] is None else len(t[1])
-        if rank == 2 and tensor.dim() == 1:
-            tensor = tensor.reshape(-1, 1)
-        elif rank == 1 and tensor.dim() == 2 and tensor.shape[1] == 1:
-            tensor = tensor.reshape(-1)
-        return tensor.contiguous()
+        return [to_column(value, name, t) for value, (name, t) in zip(columns, wanted, strict=True)]
 
     # Fitting.
 
@@ -191,6 +172,8 @@ class Engine:
         """
         data = self.tensors(columns)
         held_out = self.tensors(validation) if validation is not None else []
+        for given in (data, held_out):
+            self._check_labels(given)
         options = _C.FitOptions()
         options.epochs, options.batch, options.shuffle = int(epochs), int(batch_size), bool(shuffle)
         options.accumulate, options.validate_every = int(accumulate), int(validate_every)
@@ -215,13 +198,27 @@ class Engine:
             warnings.warn(says, ConvergenceWarning, stacklevel=3)
         return history
 
+    def _check_labels(self, data: Sequence[torch.Tensor]) -> None:
+        """DataError where labels are none that their loss knows."""
+        given = len(self.model.inputs)
+        outputs = {name: t[1] for name, t, _ in self.model.outputs}
+        for (name, _), values, (loss, output) in zip(self.columns[given:], data[given:], self.losses, strict=False):
+            dims = outputs.get(output)
+            columns = dims[1] if dims is not None and len(dims) > 1 and isinstance(dims[1], int) else None
+            loss.check_labels(name, values, columns)
+
     def _labelled(self, data: Sequence[torch.Tensor], error: ShapeError) -> ShapeError:
         """The error in terms of the labels, where one of them has other columns than the output that it is compared with."""
         given = len(self.model.inputs)
-        for (label, _), values, output in zip(self.columns[given:], data[given:], self.outputs_of_losses, strict=False):
+        for (label, t), values, (_, output) in zip(self.columns[given:], data[given:], self.losses, strict=False):
             dims = next((t[1] for name, t, _ in self.model.outputs if name == output), None)
-            own = list(values.shape[1:])
-            if dims and values.is_floating_point() and all(isinstance(d, int) for d in dims[1:]) and own != list(dims[1:]):
+            if t[1] is not None and len(t[1]) == 1 and values.dim() > 1:
+                return ShapeError(
+                    f'[train] "{label}": got shape {list(values.shape)}, expected {[len(values)]}: the class of each row'
+                )
+            if not dims or not values.dim() or (t[1] is not None and len(t[1]) != len(dims)):
+                continue
+            if all(isinstance(d, int) for d in dims[1:]) and list(values.shape[1:]) != list(dims[1:]):
                 expected = [len(values), *dims[1:]]
                 return ShapeError(
                     f'[train] "{label}": got shape {list(values.shape)}, expected {expected}, that of the output "{output}" '
@@ -231,7 +228,12 @@ class Engine:
 
     def loss(self, columns: Sequence[Any]) -> tuple[float, torch.Tensor | None]:
         """The mean loss with penalties, and the weighted losses of the rows (None when the loss graph has none)."""
-        return self.trainer.loss(self.tensors(columns))
+        data = self.tensors(columns)
+        self._check_labels(data)
+        try:
+            return self.trainer.loss(data)
+        except ShapeError as error:
+            raise self._labelled(data, error) from error
 
     def outputs(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """The model's outputs with the current weights, in evaluation mode."""
@@ -249,8 +251,18 @@ class Engine:
         return {name: self.trainer.weight(name).to(t, copy=True) for name, t in types.items()}
 
     def set_weights(self, values: Mapping[str, Any]) -> None:
+        """Sets trained weights by name: all of them, or none where one does not fit."""
+        shapes = {name: list(t[1] or ()) for name, t in self.trainer.weights}
+        tensors = {}
         for name, value in values.items():
-            self.trainer.set_weight(name, to_tensor(value))
+            tensor = tensors[name] = to_tensor(value)
+            if name in shapes and list(tensor.shape) != shapes[name]:
+                raise ShapeError(f'[train] wrong shape of "{name}": got {list(tensor.shape)}, expected {shapes[name]}')
+        unknown = [name for name in tensors if name not in shapes]
+        if unknown:
+            raise ModelError(f"[train] weights: got {', '.join(unknown)}, expected names of trained weights: {', '.join(shapes)}")
+        for name, tensor in tensors.items():
+            self.trainer.set_weight(name, tensor)
 
     def state(self, name: str, weight: str) -> torch.Tensor:
         """A state of the optimizer for one weight, live."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 import onnx
 
 from ortmod.training.excs import ParameterError
@@ -48,17 +49,25 @@ class Parameters:
 
     def set_params(self: T, **params: Any) -> T:
         known = self._get_param_names()
+        before = {name: getattr(self, name) for name in known if name in params}
+        for name in params:
+            if name.partition("__")[0] not in known:
+                raise ParameterError(
+                    f"[train] unknown parameter {name.partition('__')[0]!r} of {type(self).__name__}; expected one of "
+                    f"{', '.join(known)}"
+                )
         for name, value in params.items():
             own, _, inner = name.partition("__")
-            if own not in known:
-                raise ParameterError(
-                    f"[train] unknown parameter {own!r} of {type(self).__name__}; expected one of {', '.join(known)}"
-                )
             if inner:
                 getattr(self, own).set_params(**{inner: value})
             else:
                 setattr(self, name, value)
-        self._check()
+        try:
+            self._check()
+        except Exception:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
         return self
 
     def _check(self) -> None:
@@ -99,13 +108,17 @@ class Parameters:
         return result
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ParameterError(f"[train] {name}: got {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def checked_number(name: str, value: Any, least: float = 0.0, most: float = float("inf")) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+    if not is_number(value) or not least <= value <= most or abs(value) == float("inf"):
         raise ParameterError(
             f"[train] {name}: got {value!r}, expected a number of at least {least}"
             + (f" and at most {most}" if most < 1e300 else "")

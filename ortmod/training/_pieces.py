@@ -7,10 +7,10 @@ import torch
 
 from ortmod import _C
 from ortmod._errors import ModelError
-from ortmod._model import ONNX_TO_TORCH, load
+from ortmod._model import load
 from ortmod.training import graphs
 from ortmod.training._params import accepted
-from ortmod.training._values import like, to_tensor
+from ortmod.training._values import like, to_column, to_tensor
 
 
 def compiled(made: Any, owner: Any) -> _C.Model:
@@ -56,7 +56,10 @@ def evaluate(loss: Any, expected: Any, predicted: Any, weight: Any, gradient: bo
     score = given.detach().clone()
     dtype = score.dtype if score.dtype == torch.float64 else torch.float32
     model, takes = loss_piece(loss, dtype, weight is not None)
-    label = to_tensor(expected).to(ONNX_TO_TORCH[model.inputs[0][1][0]])
+    (name, t, _), (_, (_, dims, _), _) = model.inputs[:2]
+    label = to_column(expected, name, (t[0], dims if t[1] is not None and len(t[1]) > 1 else t[1], t[2]))
+    score = score.reshape(-1, 1) if dims is not None and len(dims) == 2 and score.dim() == 1 else score
+    loss.check_labels("expected", label, score.shape[1] if score.dim() > 1 else None)
     args = [label, score.to(dtype)]
     if takes:
         args.append(torch.ones(len(score), dtype=dtype) if weight is None else to_tensor(weight).to(dtype).reshape(-1))
@@ -70,7 +73,7 @@ def evaluate(loss: Any, expected: Any, predicted: Any, weight: Any, gradient: bo
         args[1].requires_grad_()
         total = _C.run(executable, args)[0]
         (derivative,) = torch.autograd.grad(total.sum(), args[1])
-    return like(total.detach().reshape(1), predicted), like(derivative, predicted)
+    return like(total.detach().reshape(1), predicted), like(derivative.reshape(given.shape), predicted)
 
 
 def rates(schedule: Any, n: int) -> list[float]:

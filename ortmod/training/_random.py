@@ -1,5 +1,6 @@
 """A fit's own stream of random numbers: Dropout draws from torch's generators, which the caller gets back as they were."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from ortmod import _C
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
 _WITH_GRAPHS = ("If", "Loop", "Scan")
 States = dict[str, torch.Tensor]
+_one_at_a_time = threading.RLock()  # torch's generators are shared by all threads
 
 
 def generators(device: torch.device) -> States:
@@ -31,7 +33,12 @@ def draws(model: _C.Model) -> bool:
 
 @contextmanager
 def drawing(seed: int, states: States | None, device: torch.device) -> Iterator[None]:
-    """Random operators draw as after `seed`, or from where `states` left off."""
+    """Random operators draw as after `seed`, or from where `states` left off; another thread that draws waits."""
+    with _one_at_a_time:
+        yield from _drawing(seed, states, device)
+
+
+def _drawing(seed: int, states: States | None, device: torch.device) -> Iterator[None]:
     outside = generators(device)
     if states is not None:
         _set(states, device)

@@ -21,7 +21,8 @@ from ortmod._errors import DTypeError, ModelError, RunError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, load, type_text
 from ortmod.gradient import GRADIENT_NAMES, build_gradient
 from ortmod.training._engine import Engine
-from ortmod.training._values import to_tensor
+from ortmod.training._values import all_finite, to_array, to_tensor
+from ortmod.training.excs import DataError, ParameterError
 from ortmod.training.sgd_learning_rate import LearningRateAdamW, LearningRateSGD
 
 
@@ -66,6 +67,13 @@ def _info(values: Sequence[tuple[str, Any, bool]]) -> list[ValueInfo]:
     return [ValueInfo(name, type_text((t[0], None, t[2])), t[1]) for name, t, _ in values]
 
 
+def _wanted(names: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ModelError(f"[call] no output {', '.join(unknown)}: the outputs are {', '.join(known)}")
+    return list(names or known)
+
+
 class InferenceSession:
     """A graph to run; `weights` become inputs after the others."""
 
@@ -104,10 +112,14 @@ class InferenceSession:
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The outputs as numpy arrays."""
-        values = self.arguments([feeds.get(name) for name in self.input_names])
+        missing = [name for name in self.input_names if name not in feeds]
+        if missing:
+            raise ModelError(f"[call] inputs are missing: {', '.join(missing)}; got {', '.join(feeds)}")
+        values = self.arguments([feeds[name] for name in self.input_names])
+        wanted = _wanted(output_names, self.output_names)
         with torch.no_grad():
             outputs = dict(zip(self.output_names, _C.run(self.executable, values), strict=True))
-        return [outputs[name].cpu().numpy() for name in output_names or self.output_names]
+        return [to_array(outputs[name]) for name in wanted]
 
     def run_with_iobinding(self, binding: "SessionIOBinding", run_options: Any = None) -> None:
         values = self.arguments([binding.inputs.get(name) for name in self.input_names])
@@ -137,6 +149,8 @@ class SessionIOBinding:
         self.outputs[name] = device
 
     def get_outputs(self) -> OrtValueVector:
+        if self.outputs and not self.results:
+            raise RunError("[call] get_outputs: nothing ran with this binding; call run_with_iobinding first")
         return OrtValueVector(self.results[name].to(device) for name, device in self.outputs.items())
 
 
@@ -190,6 +204,7 @@ class TrainingAgent:
             raise RunError("[train] run_backward: no forward ran with this state")
         if len(feeds) != len(state.outputs):
             raise ShapeError(f"[backward] wrong number of output gradients: got {len(feeds)}, expected {len(state.outputs)}")
+        feeds = [None if g is None else to_tensor(g) for g in feeds]
         pairs = [(o, g) for o, g in zip(state.outputs, feeds, strict=True) if o.requires_grad and g is not None]
         for name, (o, g) in zip(self.session.output_names, zip(state.outputs, feeds, strict=True), strict=True):
             if g is not None and tuple(g.shape) != tuple(o.shape):
@@ -200,7 +215,7 @@ class TrainingAgent:
         leaves = [leaf for leaf in state.inputs if leaf.requires_grad]
         found: Sequence[Any] = [None] * len(leaves)
         if pairs and leaves:
-            seeds = [to_tensor(g).to(o.dtype) for o, g in pairs]
+            seeds = [g.to(o) for o, g in pairs]
             found = torch.autograd.grad([o for o, _ in pairs], leaves, seeds, allow_unused=True)
         by_leaf = {id(leaf): torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)}
         by_name = dict(zip(self.session.input_names, state.inputs, strict=True))
@@ -325,6 +340,24 @@ class TrainingParameters:
     optimizer_int_attributes_map: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
+_ADAM = {"alpha": None, "beta": None, "epsilon": None, "lambda": None, "do_bias_correction": 1, "weight_decay_mode": 0}
+
+
+def _adam_attributes(parameters: TrainingParameters) -> dict[str, float]:
+    """The attributes of the AdamOptimizer, which all weights share here."""
+    maps = (parameters.optimizer_attributes_map, parameters.optimizer_int_attributes_map)
+    every = {name: {k: v for m in maps for k, v in m.get(name, {}).items()} for m in maps for name in m}
+    given = next(iter(every.values()), {})
+    other = [name for name, own in every.items() if own != given]
+    if other or (given and set(every) < set(parameters.weights_to_train)):
+        raise ParameterError(f"[train] optimizer_attributes_map: got {every}, expected the same attributes for every weight")
+    for key, value in given.items():
+        if key not in _ADAM or (_ADAM[key] is not None and value != _ADAM[key]):
+            known = ", ".join(k if v is None else f"{k} = {v}" for k, v in _ADAM.items())
+            raise ParameterError(f"[train] optimizer_attributes_map: got {key} = {value}, expected some of {known}")
+    return given
+
+
 class TrainingSession:
     """One step a call, with the loss in the graph and the learning rate as an input: `run(None, {..., "Learning_Rate": rate})`.
 
@@ -343,7 +376,7 @@ class TrainingSession:
         if parameters.training_optimizer_name == "SGDOptimizer":
             rate: Any = LearningRateSGD(learning_rate="constant")
         elif parameters.training_optimizer_name in ("AdamOptimizer", "AdamWOptimizer"):
-            given = next(iter(parameters.optimizer_attributes_map.values()), {})
+            given = _adam_attributes(parameters)
             rate = LearningRateAdamW(
                 betas=(given.get("alpha", 0.9), given.get("beta", 0.999)),
                 eps=given.get("epsilon", 1e-8),
@@ -371,19 +404,22 @@ class TrainingSession:
         if missing:
             raise ModelError(f"[train] inputs are missing: {', '.join(missing)}")
         columns = self._engine.tensors([feeds[n] for n, _, _ in self.model.inputs])
-        wanted = list(output_names) if output_names else [n for n, _, _ in self.model.outputs]
+        wanted = _wanted(output_names, [n for n, _, _ in self.model.outputs])
+        rate = to_tensor(feeds[name]).reshape(-1)
+        if rate.numel() != 1 or not all_finite(rate):
+            raise DataError(f"[train] {name}: got {rate.tolist()}, expected one finite number")
         values = {}
         if any(n in self._others for n in wanted):
             values = dict(zip([n for n, _, _ in self.model.outputs], self._engine.trainer.outputs(columns), strict=True))
-        loss = self._engine.trainer.step(columns, float(np.ravel(to_tensor(feeds[name]).cpu().numpy())[0]))
+        loss = self._engine.trainer.step(columns, float(rate))
         loss_name = self.parameters.loss_output_name
         dtype = next(ONNX_TO_TORCH[t[0]] for n, t, _ in self.model.outputs if n == loss_name)
         values[loss_name] = torch.tensor(loss, dtype=dtype).reshape(values[loss_name].shape if loss_name in values else ())
-        return [values[n].cpu().numpy() for n in wanted]
+        return [to_array(values[n]) for n in wanted]
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The trained weights by name."""
-        return {name: value.cpu().numpy() for name, value in self._engine.weights().items()}
+        return {name: to_array(value) for name, value in self._engine.weights().items()}
 
     def load_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Sets trained weights by name; with `strict`, all of them."""

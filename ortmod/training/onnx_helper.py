@@ -12,9 +12,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ortmod import _C
 from ortmod._errors import ModelError
+from ortmod.training._params import is_number
 from ortmod.training.excs import ParameterError
 
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
+
+_TRAINED = (*_FLOATS, TensorProto.BFLOAT16)
 
 
 def as_proto(model: Any) -> ModelProto:
@@ -32,6 +35,21 @@ def _copy(model: ModelProto) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     return result
+
+
+def initializer_names(model: Any, graph: _C.Model) -> list[str]:
+    """The float initializers of the file, but for running statistics: what is trained where nobody says what. Constants of nodes
+    are none, unless there is nothing else (weights that were attributes)."""
+    statistics = {c["name"] for c in graph.choices() if c["role"] == "running statistic"}
+    floats = [name for name, t, _ in graph.weights if t[0] in _TRAINED and name not in statistics]
+    if isinstance(model, _C.Model):
+        return floats
+    if isinstance(model, str | os.PathLike):
+        proto = onnx.load(os.fspath(model), load_external_data=False)
+    else:
+        proto = as_proto(getattr(model, "model_proto", model))
+    named = {i.name for i in proto.graph.initializer} | {i.values.name for i in proto.graph.sparse_initializer}
+    return [name for name in floats if name in named] or floats
 
 
 def get_onnx_opset(onx: ModelProto, domain: str = "") -> int:
@@ -171,9 +189,9 @@ def add_loss_output(
     """A graph with the inputs label (and weights of the rows) and the outputs [loss of shape (1, 1), the output that it is of].
 
     `score_name`, each a sum over the rows of weight times: 'squared_error' or 'l2' d^2; 'absolute_error' or 'l1' abs(d); 'elastic'
-    (l1_weight=0.5, l2_weight=0.5) l1 abs(d) + l2 d^2; 'log' (eps=1e-6) - log p[label] of an output (n, 2) of probabilities,
-    clipped and
-    renormalised, label int64. (In onnxcustom 'log' is a mean, which is then divided by the rows once more.)
+    (l1_weight=0.5, l2_weight=0.5) l1 abs(d) + l2 d^2; 'log' (eps=1e-6) - log p[label] of an output (n, k) of probabilities,
+    clipped and renormalised, label int64 from 0 to k - 1 (another one makes the loss NaN); `n_classes` is k where the shape of the
+    output does not say it (default: 2). (In onnxcustom 'log' is a mean, which is then divided by the rows once more.)
     `penalty`: {weight: l2} or {weight: {'l1': a, 'l2': b}}, added once to the sum.
     """
     proto = as_proto(onx)
@@ -192,6 +210,7 @@ def add_loss_output(
             )
         output = output_index if isinstance(output_index, str) else outputs[output_index]
     result = _copy(proto)
+    result.ir_version = max(result.ir_version, 4)  # before, initializers were inputs, too
     graph = result.graph
     taken = {label_name, loss_name, weight_name}
     clash = {name: f"_{name}_" for name in _value_names(graph) if name in taken}
@@ -224,16 +243,20 @@ def add_loss_output(
 
     rows = node("Reshape", [output, constant("rows_shape", [0, -1], np.int64)], "rows")
     if kind == "log":
-        shape = [d.dim_value or None for d in score.type.tensor_type.shape.dim]
+        classes_of = [w.dim_value for w in score.type.tensor_type.shape.dim][1:] or [2]
+        k = classes_of[0] or int(kwargs.pop("n_classes", 2))
         eps = kwargs.pop("eps", 1e-6)
         low, high = constant("eps", eps), constant("one_eps", 1 - eps)
         clipped = node("Min", [node("Max", [rows, low], "clipped_low"), high], "clipped")
-        total = node("MatMul", [clipped, constant("both", np.ones((2, 1)))], "probability_sum")
+        total_of = constant("all_classes", np.ones((k, 1)))
+        total = node("MatMul", [clipped, total_of], "probability_sum")
         logs = node("Log", [node("Div", [clipped, total], "probability")], "log_probability")
         flat = node("Reshape", [label_name, constant("flat_shape", [-1, 1], np.int64)], "label_column")
-        classes = constant("classes", np.arange(shape[-1] or 2).reshape(1, -1), np.int64)
+        classes = constant("classes", np.arange(k).reshape(1, -1), np.int64)
         chosen = node("Cast", [node("Equal", [flat, classes], "is_label")], "chosen", to=code)
-        losses = node("Neg", [node("Mul", [logs, chosen], "log_chosen")], "losses")
+        # A label that is no class has no chosen column: its loss is 0 / 0, which is no number.
+        picked = node("MatMul", [node("Mul", [logs, chosen], "log_chosen"), total_of], "log_picked")
+        losses = node("Neg", [node("Div", [picked, node("MatMul", [chosen, total_of], "is_class")], "log_of_label")], "losses")
         label = helper.make_tensor_value_info(label_name, TensorProto.INT64, [None, 1])
     else:
         target = node("Reshape", [label_name, node("Shape", [rows], "rows_shape_of")], "target")
@@ -262,6 +285,8 @@ def add_loss_output(
         if name not in names:
             raise ParameterError(f"[train] penalty: got {name!r}, which is no initializer or input of the model")
         given = factors if isinstance(factors, Mapping) else {"l2": factors}
+        if set(given) - {"l1", "l2"} or not all(v is None or is_number(v) for v in given.values()):
+            raise ParameterError(f"[train] penalty of {name!r}: got {factors!r}, expected a number (l2) or {{'l1': a, 'l2': b}}")
         initializers, nodes = penalty_loss_onnx(name, dtype, existing_names=names, **given)
         graph.initializer.extend(initializers)
         graph.node.extend(nodes)

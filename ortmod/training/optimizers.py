@@ -163,16 +163,14 @@ class OrtGradientOptimizer(BaseEstimator):
         )
 
     def losses(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """The loss of each row alone, in the order of the rows."""
+        """The weighted loss of each row alone (with what the graph adds to it), in the order of the rows."""
         engine = self._fitted()
         columns = engine.tensors(self._columns(X, y, sample_weight))
         single = [engine.trainer.loss([c[i : i + 1] for c in columns])[0] for i in range(len(columns[0]))]
-        scale = (
-            to_tensor(sample_weight).reshape(-1).double()
-            if sample_weight is not None
-            else torch.ones(len(single), dtype=torch.double)
-        )
-        return self._given(torch.tensor(single, dtype=torch.double) * scale)
+        losses = torch.tensor(single, dtype=torch.double)
+        if sample_weight is not None and self.loss_reduction == "sum":  # divided by the weight of its row
+            losses *= to_tensor(sample_weight).reshape(-1).double()
+        return self._given(losses)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Minus the mean loss."""
@@ -194,4 +192,4 @@ class OrtGradientOptimizer(BaseEstimator):
 
     def get_full_state(self) -> dict[str, Any]:
         """Weights, optimizer states, counters and seed: all that a resumed fit needs."""
-        return {**self._fitted().full_state(), "generators": self._rest.get("generators")}
+        return {**self._rest, **self._fitted().full_state()}

@@ -1,19 +1,26 @@
 """OrtGradientForwardBackwardOptimizer: partial training; the loss and its penalty are graphs of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ortmod import _C
-from ortmod._errors import DTypeError, ModelError, RunError
+from ortmod._errors import DTypeError, ModelError, RunError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, load
-from ortmod.training._base_estimator import BaseEstimator, select_penalties
+from ortmod.training._base_estimator import BaseEstimator, as_list, finite, select_penalties
 from ortmod.training._values import to_tensor
 from ortmod.training.excs import ParameterError
 from ortmod.training.ortgradient import OrtGradientForwardBackward, OrtGradientForwardBackwardFunction
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 from ortmod.training.sgd_learning_rate import BaseLearningRate
+
+
+def _broadcasts(tensor: torch.Tensor, live: torch.Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(tensor.shape, live.shape) == live.shape
+    except RuntimeError:
+        return False
 
 
 class OrtGradientForwardBackwardOptimizer(BaseEstimator):
@@ -23,7 +30,8 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         model_onnx: the graph; several inputs and outputs work.
         weights_to_train: names, in any order; default: every float initializer.
         loss_output_name: kept for onnxcustom; the loss is not part of the graph.
-        learning_loss: a BaseLearningLoss or its name, for the first output of floats; a list: one per such output and target.
+        learning_loss: a BaseLearningLoss or its name, for the first output of floats; a list: one per such output and target,
+            None for an output without; a dict from names of outputs to losses (targets in the order of the outputs).
         weight_name: kept for onnxcustom; weights of rows are given to `fit`.
         learning_penalty: a BaseLearningPenalty, its name, a list of them, or a dict from names of weights to penalties.
         exc: False warns (ConvergenceWarning) where the loss is not finite, and ends the fit.
@@ -72,11 +80,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.validation_every = validation_every
-        self.learning_loss = (
-            [BaseLearningLoss.select(v) for v in learning_loss]
-            if isinstance(learning_loss, list | tuple)
-            else BaseLearningLoss.select(learning_loss)
-        )
+        self.learning_loss = learning_loss
         self.enable_logging = enable_logging
         self.weight_name = weight_name
         self.learning_penalty = (
@@ -98,21 +102,41 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
 
     def _check(self) -> None:
         super()._check()
-        if not isinstance(self.learning_loss, list):
-            self.learning_loss = BaseLearningLoss.select(self.learning_loss)
+        given = self.learning_loss
+        if isinstance(given, Mapping):
+            self.learning_loss = {name: BaseLearningLoss.select(v) for name, v in given.items()}
+        elif isinstance(given, list | tuple):
+            self.learning_loss = [None if v is None else BaseLearningLoss.select(v) for v in given]
+        else:
+            self.learning_loss = BaseLearningLoss.select(given)
+        if not self._losses():
+            raise ParameterError(f"[train] learning_loss: got {given!r}, expected at least one loss")
         select_penalties(self.learning_penalty)
+
+    def _losses(self) -> list[BaseLearningLoss]:
+        losses = self.learning_loss
+        if isinstance(losses, Mapping):
+            return list(losses.values())
+        return [loss for loss in losses if loss is not None] if isinstance(losses, list) else [losses]
 
     @property
     def needs_grad(self) -> bool:
         return self._rate().needs_grad
 
     def _engine_options(self, model: _C.Model, weighted: bool) -> dict[str, Any]:
-        losses = self.learning_loss if isinstance(self.learning_loss, list) else [self.learning_loss]
+        losses = self.learning_loss
         outputs = [name for name, (dtype, _, kind), _ in model.outputs if kind == 0 and ONNX_TO_TORCH[dtype].is_floating_point]
+        if isinstance(losses, Mapping):
+            unknown = [name for name in losses if name not in outputs]
+            if unknown:
+                raise ModelError(f"[compose] learning_loss: got {unknown}, expected outputs of floats: {', '.join(outputs)}")
+            losses = [losses.get(name) for name in outputs]
+        elif not isinstance(losses, list):
+            losses = [losses]
         if len(losses) > len(outputs):
             raise ModelError(f"[compose] learning_loss: got {len(losses)} losses for {len(outputs)} outputs of floats")
         return {
-            "losses": list(zip(losses, outputs, strict=False)),
+            "losses": [(loss, output) for loss, output in zip(losses, outputs, strict=False) if loss is not None],
             "penalties": select_penalties(self.learning_penalty),
             "weighted": weighted,
         }
@@ -140,17 +164,23 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
             logging.getLogger("ortmod").info("epoch %d: loss %g, rate %g", report["epoch"], report["loss"], report["learning_rate"])
 
     def losses(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """The weighted loss of each row, in the order of the rows, of shape (n,)."""
+        """The weighted loss of each row, summed over the targets, in the order of the rows, of shape (n,)."""
         engine = self._fitted()
         columns = self._columns(X, y, sample_weight)
-        if sample_weight is not None and not engine.takes_weights:
-            other = self._make_engine(True)
-            other.set_weights(engine.weights())
-            engine = other
-        scores = engine.loss(columns)[1]
-        if scores is None:
-            raise ModelError("[train] the loss graph has no scores of the rows: its second output")
-        return self._given(scores.reshape(-1))
+        if len(engine.losses) == 1 and (sample_weight is None or engine.takes_weights):
+            scores = engine.loss(columns)[1]
+            if scores is None:
+                raise ModelError("[train] the loss graph has no scores of the rows: its second output")
+            return self._given(scores.reshape(-1))
+        names = [name for name, _, _ in engine.model.outputs]
+        outputs = dict(zip(names, engine.outputs(as_list(X)), strict=True))
+        targets = as_list(y)
+        if len(targets) != len(engine.losses):
+            raise ShapeError(f"[train] y: got {len(targets)} targets, expected {len(engine.losses)}, one for each loss")
+        total: Any = 0
+        for (loss, output), target in zip(engine.losses, targets, strict=True):
+            total = total + loss.loss_scores(target, outputs[output], sample_weight)
+        return self._given(total.reshape(-1))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Minus the mean of the losses of the rows."""
@@ -192,17 +222,20 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
             raise RunError(f"[train] {type(self._rate()).__name__} has no velocities")
         if kind not in ("weight", "grad"):
             raise ParameterError(f"[train] kind: got {kind!r}, expected 'weight' or 'grad'")
+        fresh = []
         for name, value in zip(names, values, strict=True):
             if value is None:
                 continue
             if not hasattr(value, "shape") and not hasattr(value, "__dlpack__"):
                 raise DTypeError(f"[train] state of {name!r}: got {type(value).__name__}, expected an array or None")
             live = engine.trainer.weight(name) if kind == "weight" else engine.state(engine.trainer.states[0], name)
-            tensor = to_tensor(value)
-            if check_trained and tensor.shape != live.shape:
+            tensor = finite(name, value)
+            if tensor.shape != live.shape and (check_trained or not _broadcasts(tensor, live)):
                 raise ModelError(f"[train] state of {name!r}: got shape {tuple(tensor.shape)}, expected {tuple(live.shape)}")
-            live.copy_(torch.zeros_like(live) if zero else tensor)
-        self._state = {**engine.full_state(), "generators": self._rest.get("generators")}
+            fresh.append((live, torch.zeros_like(live) if zero else tensor))
+        for live, tensor in fresh:
+            live.copy_(tensor)
+        self._state = {**self._rest, **engine.full_state()}
 
     @property
     def train_session_(self) -> OrtGradientForwardBackward:
@@ -213,9 +246,8 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         return self.train_session_.new_instance()
 
     def build_onnx_functions(self) -> dict[str, Any]:
-        losses = self.learning_loss if isinstance(self.learning_loss, list) else [self.learning_loss]
         graphs = super().build_onnx_functions()
-        graphs.update({f"learning_loss{'' if i == 0 else i}": loss for i, loss in enumerate(losses)})
+        graphs.update({f"learning_loss{'' if i == 0 else i}": loss for i, loss in enumerate(self._losses())})
         for i, penalty in enumerate(select_penalties(self.learning_penalty)):
             graphs[f"learning_penalty{'' if i == 0 else i}"] = penalty
         return graphs

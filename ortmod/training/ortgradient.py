@@ -10,9 +10,10 @@ from ortmod._device import device_of
 from ortmod._errors import ModelError, RunError
 from ortmod._model import load
 from ortmod.training._params import Parameters
-from ortmod.training._values import like, to_tensor
+from ortmod.training._values import like, to_array, to_tensor
 from ortmod.training.excs import ParameterError
 from ortmod.training.lowlevel import InferenceSession, OrtValueCache, OrtValueVector, PartialGraphExecutionState, TrainingAgent
+from ortmod.training.onnx_helper import initializer_names
 
 
 class OrtGradientForwardBackwardFunction:
@@ -49,7 +50,8 @@ class OrtGradientForwardBackwardFunction:
         if not self.states_:
             raise RunError("[train] backward: no forward in training is waiting; call forward(inputs, training=True) first")
         gradients = OrtValueVector()
-        self._owner._agent.run_backward(grad_outputs, gradients, self.states_.pop())
+        self._owner._agent.run_backward(grad_outputs, gradients, self.states_[-1])
+        self.states_.pop()
         return [None if g is None else like(g, self._example) for g in gradients]
 
     def save_for_backward(self, inputs: Sequence[Any]) -> None:
@@ -140,7 +142,10 @@ class OrtGradientForwardBackward(Parameters):
         model = load(self.onnx_model)
         initializers = {name: t for name, t, _ in model.weights}
         floats = [name for name, t in initializers.items() if t[0] in (1, 10, 11, 16)]
-        names = floats if self.weights_to_train is None else list(self.weights_to_train)
+        if self.weights_to_train is None:
+            names = initializer_names(self.onnx_model, model)
+        else:
+            names = [self.weights_to_train] if isinstance(self.weights_to_train, str) else list(self.weights_to_train)
         if not names:
             raise ModelError("[train] no float initializer to train in the model")
         unknown = [name for name in names if name not in floats]
@@ -192,7 +197,7 @@ class OrtGradientForwardBackward(Parameters):
     def get_initializer(self, name: str, exc: bool = True) -> Any:
         """The value of an initializer as numpy array; None, or RuntimeError with `exc`, when there is none."""
         try:
-            return self._model.weight(name).numpy().copy()
+            return to_array(self._model.weight(name)).copy()
         except ModelError as error:
             if exc:
                 raise ModelError(f"[train] no initializer {name!r} in the model") from error

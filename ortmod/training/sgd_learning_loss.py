@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number
 from ortmod.training._pieces import evaluate
-from ortmod.training.excs import ParameterError
+from ortmod.training.excs import DataError, ParameterError
 
 CONVENTIONS = ("onnxcustom", "sklearn", "torch")
 
@@ -51,6 +52,9 @@ class BaseLearningLoss(Parameters):
         del proto.graph.output[0]
         return proto
 
+    def check_labels(self, name: str, labels: torch.Tensor, columns: int | None) -> None:
+        """Raises DataError where a loss does not know some of the labels; `columns`: those of what is predicted, if known."""
+
     def build_onnx_functions(self) -> dict[str, Any]:
         return {"loss": self.build_onnx_function(), "weighted_loss": self.build_onnx_function(weighted=True)}
 
@@ -68,10 +72,19 @@ class BaseLearningLoss(Parameters):
         if isinstance(class_name, BaseLearningLoss):
             return class_name
         for cls, names in _ALIASES.items():
-            if class_name in names or class_name in (cls, cls.__name__):
+            if isinstance(class_name, str | type) and class_name in (*names, cls, cls.__name__):
                 return cls(**kwargs)
         known = ", ".join(repr(n) for names in _ALIASES.values() for n in names)
         raise ParameterError(f"[train] learning_loss: got {class_name!r}, expected a BaseLearningLoss or one of {known}")
+
+
+def _check_classes(name: str, labels: torch.Tensor, classes: int | None) -> None:
+    if not labels.numel():
+        return
+    low, high = (int(v) for v in labels.aminmax())
+    if low < 0 or (classes is not None and high >= classes):
+        up_to = "" if classes is None else f" to {classes - 1}"
+        raise DataError(f'[train] "{name}": got labels from {low} to {high}, expected 0{up_to}; number the classes from 0')
 
 
 class _RowLoss(BaseLearningLoss):
@@ -186,6 +199,9 @@ class NegLogLearningLoss(_RowLoss):
         checked_number("eps", self.eps, 0.0, 0.5)
         checked_choice("probability_function", self.probability_function, ("sigmoid",))
 
+    def check_labels(self, name: str, labels: torch.Tensor, columns: int | None) -> None:
+        _check_classes(name, labels, 2)
+
 
 class CrossEntropyLearningLoss(BaseLearningLoss):
     """Multi-class log loss of raw scores (n, k) and class numbers (n,), int64: minus the logarithm of the softmax at the class."""
@@ -197,8 +213,13 @@ class CrossEntropyLearningLoss(BaseLearningLoss):
     def _check(self) -> None:
         checked_choice("convention", self.convention, CONVENTIONS)
 
+    def check_labels(self, name: str, labels: torch.Tensor, columns: int | None) -> None:
+        _check_classes(name, labels, columns)
+
     def build_onnx_function(self, opset: int | None = None, dtype: Any = np.float32, weighted: bool = False) -> onnx.ModelProto:
         self._check()
+        if opset is not None and opset < 12:
+            raise ParameterError(f"[train] opset: got {opset}, expected at least 12, the first with SoftmaxCrossEntropyLoss")
         return graphs.graph("cross_entropy_loss" + "_weighted" * weighted, name="cross_entropy_loss", dtype=dtype, opset=opset)
 
 

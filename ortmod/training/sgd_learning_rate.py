@@ -35,7 +35,7 @@ import numpy as np
 import onnx
 
 from ortmod.training import graphs
-from ortmod.training._params import Parameters, checked_choice, checked_number
+from ortmod.training._params import Parameters, checked_choice, checked_number, is_number
 from ortmod.training._pieces import rates
 from ortmod.training.excs import ParameterError
 
@@ -69,6 +69,10 @@ class BaseLearningRate(Parameters):
         names = {value.name for value in self.build_onnx_function().graph.input}
         return bool(names - {"weight", "gradient", "learning_rate", "step"})
 
+    def states_meaning(self) -> str:
+        """Updates whose states mean the same return the same: a fit with a warm start keeps them then."""
+        return type(self).__qualname__
+
     def init_learning_rate(self) -> "BaseLearningRate":
         self.value_ = rates(self.build_schedule(), 1)[0]
         return self
@@ -96,10 +100,10 @@ class BaseLearningRate(Parameters):
         """A learning rate by instance, class name, alias, or a number (plain SGD at that rate)."""
         if isinstance(class_name, BaseLearningRate):
             return class_name
-        if isinstance(class_name, int | float) and not isinstance(class_name, bool):
+        if is_number(class_name):
             return LearningRateSGD(eta0=float(class_name), **kwargs)
         for cls, names in _ALIASES.items():
-            if class_name in names or class_name in (cls, cls.__name__):
+            if isinstance(class_name, str | type) and class_name in (*names, cls, cls.__name__):
                 return cls(**kwargs)
         known = ", ".join(repr(n) for names in _ALIASES.values() for n in names)
         raise ParameterError(f"[train] learning_rate: got {class_name!r}, expected a BaseLearningRate, a number or one of {known}")
@@ -141,7 +145,8 @@ class _Scheduled(BaseLearningRate):
             values.update(t0=t0, top=1.0 / self.alpha if self.convention == "sklearn" else self.eta0 * t0)
         elif self.learning_rate in ("linear", "cosine"):
             total = 1e300 if self.total is None else self.total
-            values.update(warmup=float(self.warmup), total=float(total), eta_min=float(self.eta_min))
+            span = max(float(total - self.warmup), 1e-300)
+            values.update(warmup=float(self.warmup), total=float(total), span=span, eta_min=float(self.eta_min))
         return graphs.graph(self.learning_rate, **values)
 
 
@@ -208,6 +213,9 @@ class LearningRateSGDNesterov(_Scheduled):
     def _check(self) -> None:
         super()._check()
         checked_number("momentum", self.momentum, 0.0, 1.0)
+
+    def states_meaning(self) -> str:
+        return super().states_meaning() + "/torch" * (self.convention == "torch")
 
     def build_onnx_function(self, opset: int | None = None, dtype: Any = np.float32) -> onnx.ModelProto:
         name = ("nesterov" if self.nesterov else "momentum") + "_torch" * (self.convention == "torch")

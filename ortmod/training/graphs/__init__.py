@@ -14,6 +14,7 @@ from ortmod._errors import DTypeError, ModelError, said
 from ortmod._model import TORCH_TO_ONNX
 
 OPSET = 15
+LEAST_OPSET = 9  # Constant of integers
 TYPES = {1: "float", 11: "double"}
 
 
@@ -36,8 +37,19 @@ def element_type(dtype: Any) -> int:
 def _filled(template: Template, dtype: Any, opset: int | None, values: dict[str, Any]) -> str:
     """Numbers are written so that they are read back exactly."""
     code = element_type(dtype)
+    opset = opset or OPSET
+    if not isinstance(opset, int) or opset < LEAST_OPSET:
+        raise ModelError(
+            f"[compose] opset: got {opset!r}, expected {LEAST_OPSET} or more; graphs of other opsets are composed all the same"
+        )
+    by_attribute = opset < 13  # how ReduceSum is told to sum the columns
+    columns = {
+        "columns": "" if by_attribute else "each = Constant <value = int64[1] {1}> ()",
+        "of_columns": ", axes = [1]" if by_attribute else "",
+        "by_columns": "" if by_attribute else ", each",
+    }
     filled = {key: repr(float(v)) if isinstance(v, float) else str(v) for key, v in values.items()}
-    return template.substitute({"T": TYPES[code], "code": code, "opset": opset or OPSET, **filled})
+    return template.substitute({"T": TYPES[code], "code": code, "opset": opset, **columns, **filled})
 
 
 def text(name: str, /, *, dtype: Any = np.float32, opset: int | None = None, **values: Any) -> str:
