@@ -435,3 +435,35 @@ def test_coefficients_that_are_sparse():
     fitted = linear_model.LogisticRegression().fit(x, y > 0).sparsify()
     ours = OnnxClassifier.from_estimator(fitted)
     np.testing.assert_allclose(ours.predict_proba(x), fitted.predict_proba(x), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "estimator, words, given",
+    [
+        (svm.LinearSVC(multi_class="crammer_singer"), "LinearSVC was not fitted by a loss of OnnxClassifier", {"loss": "hinge"}),
+        (
+            svm.LinearSVR(loss="squared_epsilon_insensitive", epsilon=0.1),
+            "epsilon=0.1.*no such loss here",
+            {"loss": "squared_error"},
+        ),
+        (linear_model.TweedieRegressor(power=1.5, link="identity"), "power=1.5.*no such loss", {"loss": "squared_error"}),
+        (
+            linear_model.SGDRegressor(loss="epsilon_insensitive", penalty=None, learning_rate="pa1", eta0=1.0),
+            "learning_rate='pa1'.*say by which rate",
+            {"learning_rate": "constant", "learning_rate_init": 1e-3},
+        ),
+    ],
+    ids=lambda v: name(v) if hasattr(v, "fit") else "",
+)
+def test_a_loss_or_rate_that_is_none_of_ours_is_not_guessed(estimator, words, given):
+    x, y = table()
+    ours = OnnxClassifier if isinstance(estimator, svm.LinearSVC) else OnnxRegressor
+    target = kinds(y) if ours is OnnxClassifier else np.abs(y) + 1
+    fitted = clone(estimator).fit(x, target)
+    with pytest.raises(EstimatorError, match=words):
+        ours.from_estimator(fitted)
+    moving = ours.from_estimator(fitted, **given)
+    assert {name: getattr(moving, name) for name in given} == given
+    moving.partial_fit(x, target)
+    plain = OnnxRegressor.from_estimator(svm.LinearSVR(loss="squared_epsilon_insensitive").fit(x, y))
+    assert plain.loss == "squared_error"

@@ -24,6 +24,7 @@ from sklearn.linear_model import (
     QuantileRegressor,
     SGDClassifier,
     SGDRegressor,
+    TweedieRegressor,
 )
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -97,6 +98,8 @@ def _refuse(estimator: Any) -> EstimatorError:
         why = "the splits of trees have no gradient, so there is nothing to train"
     elif ".svm" in module:
         why = "its support vectors are rows of the training data, no weights; LinearSVC and LinearSVR can go on training"
+    elif hasattr(estimator, "estimator_"):
+        why = "it is made around another estimator; give its estimator_, and the rows that this one takes"
     elif hasattr(estimator, "estimators_"):
         why = "it combines several estimators; give one of its estimators_, if that is a linear model or a network"
     else:
@@ -131,9 +134,20 @@ def _plan(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         return params
     if isinstance(estimator, SGDRegressor | SGDClassifier):
-        return {**_sgd(estimator), **_sgd_loss(estimator, given)}
-    if isinstance(estimator, LinearSVC):
+        return {**_sgd(estimator, given), **_sgd_loss(estimator, given)}
+    if isinstance(estimator, LinearSVC) and (estimator.multi_class != "crammer_singer" or "loss" in given):
         return {"loss": estimator.loss}
+    if isinstance(estimator, LinearSVR) and estimator.loss != "epsilon_insensitive" and "loss" not in given:
+        if estimator.epsilon:
+            raise EstimatorError(
+                f"[convert] LinearSVR(loss={estimator.loss!r}, epsilon={estimator.epsilon}): no such loss here; say by which it "
+                "goes on with loss="
+            )
+        return {"loss": "squared_error"}
+    if isinstance(estimator, TweedieRegressor) and estimator.power and "loss" not in given:
+        raise EstimatorError(
+            f"[convert] TweedieRegressor(power={estimator.power}): no such loss here; say by which it goes on with loss="
+        )
     if isinstance(estimator, LinearSVR):
         return {"loss": EpsilonInsensitiveLearningLoss(float(estimator.epsilon))}
     if isinstance(estimator, QuantileRegressor) and "loss" not in given:
@@ -165,7 +179,7 @@ def _plan(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _sgd(estimator: Any) -> dict[str, Any]:
+def _sgd(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     params = {name: getattr(estimator, name) for name in _SGD}
     rate = estimator.learning_rate
     params.update(momentum=0.0, batch_size=1, learning_rate_init=float(estimator.eta0) or 1e-3)
@@ -175,6 +189,11 @@ def _sgd(estimator: Any) -> dict[str, Any]:
         )
     elif rate in ("constant", "adaptive"):
         params["learning_rate"] = rate
+    elif "learning_rate" not in given:
+        raise EstimatorError(
+            f"[convert] {type(estimator).__name__}(learning_rate={rate!r}) was fitted by updates of its own, not by a rate times "
+            "the gradient of a loss; say by which rate it goes on: learning_rate='constant' and learning_rate_init=, or another one"
+        )
     if params["penalty"] is None:
         params["alpha"] = 0.0
     return params
