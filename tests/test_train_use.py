@@ -413,7 +413,99 @@ def test_fits_with_dropout_in_several_threads_draw_each_their_own_numbers():
     assert torch.equal(outside, torch.get_rng_state())
 
 
+# Callbacks.
+
+
+def test_a_callback_sees_and_may_keep_the_state_of_its_epoch():
+    kept, weights = [], []
+
+    def callback(report):
+        weights.append(trained.get_state()[1].copy())
+        trained.callback = None
+        kept.append(pickle.dumps(trained))
+        trained.callback = callback
+
+    options = {"warm_start": True, "learning_rate": LearningRateSGDNesterov(0.01), "random_state": 3}
+    trained = partial(callback=callback, max_iter=4, **options)
+    trained.fit(X, Y)
+    assert len(weights) == 4 and len({w.tobytes() for w in weights}) == 4
+    resumed = pickle.loads(kept[1])
+    np.testing.assert_array_equal(resumed.get_state()[1], weights[1])
+    resumed.set_params(max_iter=2).fit(X, Y)
+    assert [r["epoch"] for r in resumed.history_] == [2, 3]
+    for one, other in zip(resumed.get_state(), trained.get_state(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # Schedules and graphs.
+
+
+@pytest.mark.parametrize(("patience", "tol"), [(2, 1e-3), (5, 1e-3), (2, 0.1)])
+def test_the_adaptive_rate_equals_sgd_regressor_which_waits_one_epoch_less(patience, tol):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x = X.astype(np.float64)
+    y = x @ [1.0, 2.0, 3.0] + 1 + np.random.default_rng(1).normal(size=50)
+    options = {"learning_rate": "adaptive", "eta0": 0.05, "max_iter": 100, "shuffle": False, "tol": tol, "penalty": None}
+    expected = linear_model.SGDRegressor(n_iter_no_change=patience, **options).fit(x, y)
+    rate = LearningRateSGD(0.05, learning_rate="adaptive")
+    options = {"batch_size": 1, "max_iter": 100, "shuffle": False, "tol": tol, "n_iter_no_change": patience - 1}
+    trained = partial(linear(3, 1, np.float64), learning_rate=rate, **options).fit(x, y)
+    assert trained.n_iter_ == expected.n_iter_ < 100
+    np.testing.assert_allclose(trained.trained_coef_["coef"][:, 0], expected.coef_, rtol=1e-12)
+
+
+class TextRate(LearningRateSGD):
+    """Both graphs as text."""
+
+    def build_onnx_function(self):
+        return """<ir_version: 8, opset_import: ["" : 18]>
+        step (float[n] weight, float[n] gradient, float learning_rate) => (float[n] fresh) {
+            move = Mul(learning_rate, gradient)
+            fresh = Sub(weight, move)
+        }"""
+
+    def build_schedule(self):
+        return """<ir_version: 8, opset_import: ["" : 18]>
+        rate (double epoch) => (double r) {
+            one = Constant <value = double {1}> ()
+            top = Constant <value = double {0.01}> ()
+            t = Add(epoch, one)
+            r = Div(top, t)
+        }"""
+
+
+class TextLoss(SquareLearningLoss):
+    def build_onnx_function(self):
+        return """<ir_version: 8, opset_import: ["" : 18]>
+        square (float[n, k] expected, float[n, k] predicted) => (float loss) {
+            d = Sub(predicted, expected)
+            loss = ReduceSumSquare <keepdims = 0> (d)
+        }"""
+
+
+def test_parts_written_as_text_are_whole_parts():
+    rate = TextRate()
+    assert not rate.needs_grad
+    assert list(rate.loop(2)) == [0.01, 0.005]
+    assert set(rate.build_onnx_functions()) == {"update", "schedule"}
+    assert set(TextLoss().build_onnx_functions()) == {"loss"}
+    with pytest.raises(ParameterError, match="no scores"):
+        TextLoss().build_onnx_score_function()
+    trained = partial(learning_rate=rate, learning_loss=TextLoss()).fit(X, Y)
+    assert [r["learning_rate"] for r in trained.history_] == pytest.approx([0.01, 0.005, 0.01 / 3])
+    assert {"model", "learning_rate", "learning_loss"} <= set(trained.save_onnx_graph(bytes))
+
+
+@pytest.mark.parametrize("score", ["squared_error", "elastic", "log"])
+def test_numbers_of_a_loss_in_the_graph_are_not_trained_by_default(score):
+    model = linear(3, 2)
+    if score == "log":
+        model.graph.node.append(onnx.helper.make_node("Softmax", ["variable"], ["p"], axis=1))
+        model.graph.output[0].name = "p"
+    graph = add_loss_output(model, score, penalty={"coef": {"l1": 0.1, "l2": 0.1}})
+    labels = np.arange(50) % 2 if score == "log" else np.repeat(Y, 2, 1)
+    trained = OrtGradientOptimizer(graph, None, init="model", max_iter=1).fit(X, labels)
+    assert set(trained.trained_coef_) == {"coef", "intercept"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

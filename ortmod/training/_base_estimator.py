@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -204,7 +205,7 @@ class BaseEstimator(Parameters):
                 watch_validation=self.early_stopping and validation is not None,
                 keep_best=self.early_stopping and validation is not None,
                 least_rate=1e-6 if engine.lowers else 0.0,
-                callback=self.callback,
+                callback=self._reporting(engine, sample_weight is not None),
                 verbose=self.verbose,
                 exc=self.exc,
             )
@@ -219,6 +220,18 @@ class BaseEstimator(Parameters):
         self.input_names_ = [name for name, _, _ in engine.model.inputs]
         self.output_names_ = [name for name, _, _ in engine.model.outputs]
         return history
+
+    def _reporting(self, engine: Engine, has_weights: bool) -> Callable[[dict[str, Any]], Any] | None:
+        """The callback; while it runs, the estimator is that after the epoch."""
+        callback = self.callback
+        if callback is None:
+            return None
+
+        def report(values: dict[str, Any]) -> Any:
+            self._keep(engine, has_weights)
+            return callback(values)
+
+        return report
 
     def _keep(self, engine: Engine, has_weights: bool) -> None:
         self._engine_ = engine
@@ -300,7 +313,8 @@ class BaseEstimator(Parameters):
         graphs: dict[str, Any] = {"model": as_proto(self.model_onnx), "learning_rate": self._rate()}
         engine = getattr(self, "_engine_", None)
         if engine is not None:
-            graphs["step"] = onnx.load_from_string(engine.trainer.graph.expanded().to_bytes())
+            with suppress(ModelError):  # parts of a newer opset than the model's cannot be written in one file with it
+                graphs["step"] = onnx.load_from_string(engine.trainer.graph.expanded().to_bytes())
         return graphs
 
     def __getstate__(self) -> dict[str, Any]:

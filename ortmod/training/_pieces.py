@@ -13,8 +13,8 @@ from ortmod.training._params import accepted
 from ortmod.training._values import like, to_column, to_tensor
 
 
-def compiled(made: Any, owner: Any) -> _C.Model:
-    """What a `build_onnx_function` returned: a ModelProto, ONNX text or an onnxscript function."""
+def as_model(made: Any, owner: Any) -> Any:
+    """What a `build_onnx_function` returned (a ModelProto, ONNX text or an onnxscript function) as ModelProto."""
     if isinstance(made, str):
         made = graphs.parse(made)
     elif hasattr(made, "to_model_proto"):
@@ -24,13 +24,23 @@ def compiled(made: Any, owner: Any) -> _C.Model:
             f"[compose] {type(owner).__name__}.build_onnx_function: got {type(made).__name__}, expected a ModelProto, ONNX "
             f"text or an onnxscript function"
         )
-    return load(made)
+    return made
+
+
+def compiled(made: Any, owner: Any) -> _C.Model:
+    """The same, compiled."""
+    return load(as_model(made, owner))
+
+
+def built(owner: Any, **values: Any) -> Any:
+    """The ModelProto of a loss, penalty or learning rate, whichever arguments its `build_onnx_function` takes."""
+    build = owner.build_onnx_function
+    return as_model(build(**accepted(build, values)), owner)
 
 
 def piece(owner: Any, **values: Any) -> _C.Model:
     """The graph of a loss, penalty or learning rate for an element type."""
-    build = owner.build_onnx_function
-    return compiled(build(**accepted(build, {"opset": None, **values})), owner)
+    return load(built(owner, opset=None, **values))
 
 
 def loss_piece(loss: Any, dtype: Any, weighted: bool) -> tuple[_C.Model, bool]:
@@ -76,9 +86,9 @@ def evaluate(loss: Any, expected: Any, predicted: Any, weight: Any, gradient: bo
     return like(total.detach().reshape(1), predicted), like(derivative.reshape(given.shape), predicted)
 
 
-def rates(schedule: Any, n: int) -> list[float]:
+def rates(owner: Any, n: int) -> list[float]:
     """The rates of n periods, of whichever kind the schedule counts."""
-    model = load(schedule)
+    model = compiled(owner.build_schedule(), owner)
     executable = _C.Executable(model)
     result = []
     for t in range(n):

@@ -233,7 +233,11 @@ def add_loss_output(
 
     def constant(base: str, value: Any, like: Any = None) -> str:
         name = fresh(base)
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=dtype if like is None else like), name))
+        tensor = numpy_helper.from_array(np.asarray(value, dtype=dtype if like is None else like), name)
+        if like is None:  # floats are no initializers: nobody shall train them
+            graph.node.append(helper.make_node("Constant", [], [name], value=tensor))
+        else:
+            graph.initializer.append(tensor)
         return name
 
     def node(op: str, inputs: list[str], base: str, **attributes: Any) -> str:
@@ -288,7 +292,7 @@ def add_loss_output(
         if set(given) - {"l1", "l2"} or not all(v is None or is_number(v) for v in given.values()):
             raise ParameterError(f"[train] penalty of {name!r}: got {factors!r}, expected a number (l2) or {{'l1': a, 'l2': b}}")
         initializers, nodes = penalty_loss_onnx(name, dtype, existing_names=names, **given)
-        graph.initializer.extend(initializers)
+        graph.node.extend(helper.make_node("Constant", [], [i.name], value=i) for i in initializers)
         graph.node.extend(nodes)
         total = node("Add", [total, nodes[-1].output[0]], "penalised")
     graph.node.append(helper.make_node("Reshape", [total, constant("loss_shape", [1, 1], np.int64)], [loss_name]))

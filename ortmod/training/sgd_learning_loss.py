@@ -25,8 +25,8 @@ import onnx
 import torch
 
 from ortmod.training import graphs
-from ortmod.training._params import Parameters, checked_choice, checked_number
-from ortmod.training._pieces import evaluate
+from ortmod.training._params import Parameters, accepted, checked_choice, checked_number
+from ortmod.training._pieces import built, evaluate
 from ortmod.training.excs import DataError, ParameterError
 
 CONVENTIONS = ("onnxcustom", "sklearn", "torch")
@@ -46,7 +46,7 @@ class BaseLearningLoss(Parameters):
         self, opset: int | None = None, dtype: Any = np.float32, weighted: bool = False
     ) -> onnx.ModelProto:
         """The same graph with the scores of the rows as its only output."""
-        proto = self.build_onnx_function(opset, dtype, weighted)
+        proto = built(self, opset=opset, dtype=dtype, weighted=weighted)
         if len(proto.graph.output) < 2:
             raise ParameterError(f"[train] {type(self).__name__} has no scores: its graph has one output")
         del proto.graph.output[0]
@@ -56,7 +56,10 @@ class BaseLearningLoss(Parameters):
         """Raises DataError where a loss does not know some of the labels; `columns`: those of what is predicted, if known."""
 
     def build_onnx_functions(self) -> dict[str, Any]:
-        return {"loss": self.build_onnx_function(), "weighted_loss": self.build_onnx_function(weighted=True)}
+        graphs = {"loss": built(self)}
+        if "weighted" in accepted(self.build_onnx_function, {"weighted": True}):
+            graphs["weighted_loss"] = built(self, weighted=True)
+        return graphs
 
     def loss_gradient(self, expected: Any, predicted: Any, weight: Any = None) -> tuple[Any, Any]:
         """The sum of the loss over the rows, of shape (1,), and its gradient by `predicted`, derived from the graph."""

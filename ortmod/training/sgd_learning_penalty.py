@@ -19,6 +19,7 @@ import onnx
 
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number
+from ortmod.training._pieces import built
 from ortmod.training.excs import ParameterError
 
 CONVENTIONS = ("onnxcustom", "sklearn", "torch")
@@ -35,8 +36,7 @@ class BaseLearningPenalty(Parameters):
         raise NotImplementedError(f"{type(self).__name__} must define build_onnx_function")
 
     def build_onnx_functions(self) -> dict[str, Any]:
-        proto = self.build_onnx_function()
-        return {"penalty": proto} if proto is not None else {}
+        return {"penalty": built(self)} if self.build_onnx_function() is not None else {}
 
     def chosen(self, trained: Sequence[str]) -> list[str]:
         """The trained weights that it applies to."""

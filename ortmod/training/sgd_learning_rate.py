@@ -36,7 +36,7 @@ import onnx
 
 from ortmod.training import graphs
 from ortmod.training._params import Parameters, checked_choice, checked_number, is_number
-from ortmod.training._pieces import rates
+from ortmod.training._pieces import as_model, built, rates
 from ortmod.training.excs import ParameterError
 
 SCHEDULES = ("constant", "optimal", "invscaling", "adaptive", "linear", "cosine")
@@ -61,12 +61,12 @@ class BaseLearningRate(Parameters):
         return graphs.graph("constant", eta0=float(self.eta0))
 
     def build_onnx_functions(self) -> dict[str, Any]:
-        return {"update": self.build_onnx_function(), "schedule": self.build_schedule()}
+        return {"update": built(self), "schedule": as_model(self.build_schedule(), self)}
 
     @property
     def needs_grad(self) -> bool:
         """The update keeps a state (a velocity)."""
-        names = {value.name for value in self.build_onnx_function().graph.input}
+        names = {value.name for value in built(self).graph.input}
         return bool(names - {"weight", "gradient", "learning_rate", "step"})
 
     def states_meaning(self) -> str:
@@ -74,12 +74,12 @@ class BaseLearningRate(Parameters):
         return type(self).__qualname__
 
     def init_learning_rate(self) -> "BaseLearningRate":
-        self.value_ = rates(self.build_schedule(), 1)[0]
+        self.value_ = rates(self, 1)[0]
         return self
 
     def update_learning_rate(self, t: int) -> "BaseLearningRate":
         """`value` becomes the rate after t + 1 periods."""
-        self.value_ = rates(self.build_schedule(), t + 2)[-1]
+        self.value_ = rates(self, t + 2)[-1]
         return self
 
     @property
@@ -90,7 +90,7 @@ class BaseLearningRate(Parameters):
 
     def loop(self, n: int = 1000) -> Iterator[float]:
         """The rates of the first n periods, as `fit` uses them."""
-        yield from rates(self.build_schedule(), n)
+        yield from rates(self, n)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.endswith("_")}
