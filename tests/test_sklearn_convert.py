@@ -333,7 +333,12 @@ def test_an_intercept_that_was_not_fitted_stays_zero():
         (linear_model.ElasticNet(alpha=0.3, l1_ratio=0.7), ("elasticnet", 0.3)),
         (linear_model.LassoCV(cv=3), ("l1", None)),
         (linear_model.ElasticNetCV(cv=3, l1_ratio=[0.2, 0.7]), ("elasticnet", None)),
+        (linear_model.LassoLars(alpha=0.3), ("l1", 0.3)),
+        (linear_model.LassoLarsIC(), ("l1", None)),
+        (linear_model.TweedieRegressor(power=0, alpha=0.3), ("l2", 0.3)),
+        (linear_model.QuantileRegressor(alpha=0.1), ("l1", 0.2)),
         (linear_model.MultiTaskLasso(), (None, 0.0)),
+        (linear_model.LinearRegression(), (None, 0.0)),
     ],
     ids=lambda v: name(v) if hasattr(v, "fit") else "",
 )
@@ -346,7 +351,7 @@ def test_the_penalty_that_an_estimator_was_fitted_by_goes_on(estimator, expected
     assert ours.penalty == penalty and ours.alpha == (fitted.alpha_ if alpha is None else alpha)
     if penalty == "elasticnet":
         assert ours.l1_ratio == getattr(fitted, "l1_ratio_", fitted.l1_ratio)
-    if several:
+    if penalty is None or isinstance(estimator, linear_model.QuantileRegressor | linear_model.LassoLarsIC):
         return
     # What was fitted is the minimum of this loss, too: it stays.
     small = dict(learning_rate_init=1e-4, batch_size=len(x), momentum=0.0)

@@ -17,6 +17,9 @@ from sklearn.linear_model import (
     HuberRegressor,
     Lasso,
     LassoCV,
+    LassoLars,
+    LassoLarsCV,
+    LassoLarsIC,
     LogisticRegression,
     LogisticRegressionCV,
     MultiTaskElasticNet,
@@ -45,6 +48,7 @@ _MLP = (
     "beta_1 beta_2 epsilon early_stopping validation_fraction"
 ).split()
 _SGD = "alpha penalty l1_ratio max_iter tol n_iter_no_change shuffle early_stopping validation_fraction".split()
+_LASSOS, _ELASTIC_NETS = (Lasso, LassoCV, LassoLars, LassoLarsCV, LassoLarsIC), (ElasticNet, ElasticNetCV)
 _SGD_LOSSES = {"log_loss": "binary_log_loss", "hinge": "hinge", "squared_hinge": "squared_hinge"}
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -120,7 +124,19 @@ def _layers(estimator: Any) -> tuple[Layers, str]:
 
 def _params(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     weights = getattr(estimator, "class_weight", None) if is_classifier(estimator) else None
-    return {**_plan(estimator, given), **({"class_weight": weights} if weights is not None else {})}
+    return {**_penalty(estimator), **_plan(estimator, given), **({"class_weight": weights} if weights is not None else {})}
+
+
+def _penalty(estimator: Any) -> dict[str, Any]:
+    """The penalty of an estimator whose mean squared loss is that of here."""
+    alpha = getattr(estimator, "alpha_", getattr(estimator, "alpha", 0.0))
+    if isinstance(estimator, TweedieRegressor):
+        return {"penalty": "l2", "alpha": float(alpha)}
+    if isinstance(estimator, MultiTaskElasticNet) or not isinstance(estimator, _LASSOS + _ELASTIC_NETS):
+        return {}
+    if isinstance(estimator, _LASSOS):
+        return {"penalty": "l1", "alpha": float(alpha)}
+    return {"penalty": "elasticnet", "alpha": float(alpha), "l1_ratio": float(getattr(estimator, "l1_ratio_", estimator.l1_ratio))}
 
 
 def _plan(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,23 +166,20 @@ def _plan(estimator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if isinstance(estimator, LinearSVR):
         return {"loss": EpsilonInsensitiveLearningLoss(float(estimator.epsilon))}
-    if isinstance(estimator, QuantileRegressor) and "loss" not in given:
-        if estimator.quantile != 0.5:
+    if isinstance(estimator, QuantileRegressor):
+        if estimator.quantile != 0.5 and "loss" not in given:
             raise EstimatorError(
                 f"[convert] QuantileRegressor(quantile={estimator.quantile}): there is no such loss here but that of the median, "
                 "quantile=0.5; say by which it goes on with loss="
             )
-        return {"loss": "absolute_error"}
+        if estimator.quantile != 0.5:
+            return {}
+        return {"loss": "absolute_error", "penalty": "l1", "alpha": 2 * float(estimator.alpha)}  # its loss is half of ours
     if isinstance(estimator, PassiveAggressiveRegressor) and "loss" not in given:
         raise EstimatorError(
             "[convert] PassiveAggressiveRegressor was fitted by updates of its own, not by the gradient of a loss; say by which it "
             "goes on: loss='epsilon_insensitive', 'squared_error' or another one"
         )
-    if isinstance(estimator, ElasticNet | ElasticNetCV | Lasso | LassoCV) and not isinstance(estimator, MultiTaskElasticNet):
-        alpha = float(getattr(estimator, "alpha_", None) or estimator.alpha)
-        if isinstance(estimator, Lasso | LassoCV):
-            return {"penalty": "l1", "alpha": alpha}
-        return {"penalty": "elasticnet", "alpha": alpha, "l1_ratio": float(getattr(estimator, "l1_ratio_", estimator.l1_ratio))}
     if isinstance(estimator, HuberRegressor):
         return {"loss": HuberLearningLoss(float(estimator.epsilon * estimator.scale_))}
     if isinstance(estimator, LogisticRegression | LogisticRegressionCV):
