@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from estimators import quiet  # noqa: F401
 from sklearn import ensemble, linear_model, neural_network, svm, tree
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.datasets import load_digits
@@ -472,3 +472,16 @@ def test_a_loss_or_rate_that_is_none_of_ours_is_not_guessed(estimator, words, gi
     moving.partial_fit(x, target)
     plain = OnnxRegressor.from_estimator(svm.LinearSVR(loss="squared_epsilon_insensitive").fit(x, y))
     assert plain.loss == "squared_error"
+
+
+def test_a_linear_model_of_another_package():
+    class Ones(RegressorMixin, BaseEstimator):
+        def fit(self, X, y):
+            self.coef_, self.intercept_ = np.ones(X.shape[1], int), 1
+            return self
+
+        def predict(self, X):
+            return X.sum(1) + 1
+
+    x, y = table()
+    np.testing.assert_allclose(OnnxRegressor.from_estimator(Ones().fit(x, y)).predict(x), x.sum(1) + 1, atol=1e-9)

@@ -36,6 +36,8 @@ def wrong(kind):
         x = x + 1j
     elif kind == "rows":
         x = x[:-1]
+    elif kind == "target words":
+        y = np.full(len(y), "a")
     elif kind == "target nan":
         y[0] = np.nan
     elif kind == "outputs":
@@ -54,6 +56,7 @@ def wrong(kind):
         ("complex", DataError, "Complex data not supported"),
         ("rows", DataError, "inconsistent numbers of samples"),
         ("target nan", DataError, "contains NaN"),
+        ("target words", DataError, "could not convert"),
         ("outputs", ShapeError, "got 2 columns, expected 1"),
     ],
 )
@@ -65,7 +68,7 @@ def test_wrong_rows_are_typed_errors_and_leave_the_estimator_as_it_was(kind, err
         with pytest.raises(error, match=words) as caught:
             method(*wrong(kind))
         assert isinstance(caught.value, builtin) and isinstance(caught.value, OrtmodError)
-    if kind not in ("rows", "target nan", "outputs"):
+    if kind not in ("rows", "target nan", "target words", "outputs"):
         with pytest.raises(error, match=words):
             trained.predict(wrong(kind)[0])
     after = pickle.loads(pickle.dumps(trained))
@@ -263,7 +266,7 @@ def test_names_that_choose_no_weight_of_a_network():
     [
         ("even", "class_weight: got 'even', expected None, 'balanced' or a dict"),
         ([1, 2], r"class_weight: got \[1, 2\], expected None"),
-        ({"low": -1}, "class_weight: got -1 for class 'low', expected a number of at least 0"),
+        ({"low": -1}, "class_weight: got -1 for class 'low', expected a finite number of at least 0"),
         ({"low": "a"}, "class_weight: got 'a' for class 'low'"),
         ({"lowest": 2}, r"class_weight: got weights for \['lowest'\], which are none of the classes"),
         ({"low": 0, "middle": 0, "high": 0}, "zero for every class"),

@@ -341,7 +341,7 @@ def convert(estimator: Any, dtype: Any, given: Mapping[str, Any], classifier: bo
     if dtype not in (np.float32, np.float64):
         raise DTypeError(f"[convert] dtype: got {dtype}, expected float32 or float64")
     layers = [(np.ascontiguousarray(w, dtype), np.ascontiguousarray(b, dtype)) for w, b in layers]
-    columns_in = getattr(steps[0] if steps else estimator, "n_features_in_", None)
+    columns_in = getattr(steps[0], "n_features_in_", None) if len(steps) > 1 else layers[0][0].shape[0]
     if columns_in is None:
         raise EstimatorError(f"[convert] {type(steps[0]).__name__} does not take rows of numbers; give the steps after it")
     features = int(columns_in)

@@ -202,7 +202,9 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
             raise ParameterError(f"[fit] class_weight: got {given!r}, expected None, 'balanced' or a dict of weights by class")
         for label, value in given.items() if isinstance(given, Mapping) else ():
             if not isinstance(value, int | float | np.integer | np.floating) or not 0 <= value < np.inf:
-                raise ParameterError(f"[fit] class_weight: got {value!r} for class {label!r}, expected a number of at least 0")
+                raise ParameterError(
+                    f"[fit] class_weight: got {value!r} for class {label!r}, expected a finite number of at least 0"
+                )
         if self.batch_size == 1:
             raise ParameterError(
                 "[fit] class_weight has no effect at batch_size=1, as the loss of a batch is divided by its sum of weights; "

@@ -9,6 +9,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from ortmod._errors import ShapeError
 from ortmod.sklearn._base import OnnxEstimator
+from ortmod.sklearn._errors import typed
 from ortmod.sklearn._losses import REGRESSION
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
 
@@ -109,7 +110,8 @@ class OnnxRegressor(RegressorMixin, OnnxEstimator):
             raise ShapeError(f"[data] y: got {outputs} columns, expected {self.n_outputs_} as before")
         self.n_outputs_ = outputs
         self._flat = y.ndim == 1
-        return y.astype(np.float64, copy=False) if y.dtype.kind != "f" else y
+        with typed():
+            return y.astype(np.float64, copy=False) if y.dtype.kind != "f" else y
 
     def _check_columns(self, columns: int) -> None:
         if columns != self.n_outputs_:
