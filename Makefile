@@ -13,13 +13,14 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxproces
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help build demo test test-models test-gpu bench bench-training lint check-code format docs clean distclean
+.PHONY: help build demo test test-models test-device test-gpu bench bench-training lint check-code format docs clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         build and train a scikit-learn network as a torch layer (table, picture, trained.onnx in out/)"
 	@echo "make test         build, check the code, run the tests"
 	@echo "make test-models  whole networks exported by torch, against torch"
+	@echo "make test-device  the device path on a device without hardware (part of make test)"
 	@echo "make test-gpu     the tests that need CUDA (TORCH=system takes the torch of PYTHON)"
 	@echo "make bench        benchmarks, results appended to benchmarks/results/        make docs    write docs/operators.md"
 	@echo "make bench-training  training against scikit-learn, torch and onnxruntime-training alone; its table and charts"
@@ -70,6 +71,11 @@ test: check-code
 	@cmake --build build --target kernels_test
 	@build/kernels_test
 	@$(PYTEST) -m "not models and not gpu" tests
+	@$(MAKE) --no-print-directory test-device
+
+test-device: build .make/requirements-dev
+	@cmake --build build --target simulated_device
+	@ORTMOD_TEST_DEVICE=simulated $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/device
 
 test-models: build .make/requirements-dev
 	@$(PYTEST) tests/models
@@ -77,6 +83,7 @@ test-models: build .make/requirements-dev
 test-gpu: build .make/requirements-dev
 	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m gpu tests
+	@ORTMOD_TEST_DEVICE=cuda $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/device
 
 bench: build
 	@$(BIN)/python benchmarks/spine.py

@@ -13,12 +13,29 @@ def device_of(value: Any, stage: str = "train") -> torch.device:
         device = torch.device(value)
     except (RuntimeError, TypeError):
         raise DeviceError(f"[{stage}] device: got {value!r}, expected a torch device such as 'cpu' or 'cuda:0'") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type not in device_types() or device.type == "privateuseone":
         raise DeviceError(f"[{stage}] device: got {value!r}, expected 'cpu' or a CUDA device such as 'cuda:0'")
-    there = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
+    module = torch.get_device_module(device)
+    there = module.device_count() if module.is_available() else 0
+    if (device.index or 0) >= there:
         raise DeviceError(
-            f"[{stage}] device: got {value!r}, but torch {torch.__version__} finds {there} CUDA devices here; "
-            "give device='cpu', or use a torch with CUDA on a machine that has one"
+            f"[{stage}] device: got {value!r}, but torch {torch.__version__} finds {there} {_name(device)} devices here; "
+            "give device='cpu', or use a torch with that backend on a machine that has one"
         )
     return device
+
+
+def device_types() -> tuple[str, ...]:
+    """Kinds of devices that ortmod runs on: CUDA, and the backend that an extension of torch has registered (PrivateUse1)."""
+    return "cpu", "cuda", torch._C._get_privateuse1_backend_name()
+
+
+def _name(device: torch.device) -> str:
+    return "CUDA" if device.type == "cuda" else device.type
+
+
+def module_of(device: torch.device) -> Any:
+    """torch's module of an accelerator (torch.cuda); None for the CPU."""
+    return None if device.type == "cpu" else torch.get_device_module(device)

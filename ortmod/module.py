@@ -14,6 +14,7 @@ from torch import nn
 
 from ortmod import _C, _transforms
 from ortmod._choice import Report, Selection, choose
+from ortmod._device import device_types
 from ortmod._errors import DTypeError, ModelError, OrtmodError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, listed_inputs, load, type_text
 from ortmod._names import torch_names
@@ -116,7 +117,7 @@ class _Graph(nn.Module):
         training = self.training and self._modal
         executable, args = self._executable, [*inputs, *weights]
         types = [ONNX_TO_TORCH[dtype] for dtype, _, _ in executable.arg_types]
-        autocast = any(a.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(a.device.type) for a in args[:1])
+        autocast = any(a.device.type in device_types() and torch.is_autocast_enabled(a.device.type) for a in args[:1])
         for i, (value, dtype) in enumerate(zip(args, types, strict=True)):
             if value.dtype == dtype:
                 continue

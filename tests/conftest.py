@@ -9,6 +9,9 @@ import torch
 
 import ortmod  # noqa: F401
 
+# The tests of what runs away from the CPU add a device to torch: in a process of their own (make test-device, make test-gpu).
+collect_ignore = [] if os.environ.get("ORTMOD_TEST_DEVICE") else ["device"]
+
 torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else 2)  # workers share the cores
 
 

@@ -277,7 +277,7 @@ def weighted(outputs: tuple[Any, ...], weights: list[np.ndarray | None]) -> Any:
     loss = None
     for y, w in zip(outputs, weights, strict=True):
         if w is not None and isinstance(y, torch.Tensor) and y.requires_grad:
-            term = (y * torch.from_numpy(w).to(y.dtype)).sum()
+            term = (y * torch.from_numpy(w).to(y)).sum()
             loss = term if loss is None else loss + term
     return loss
 

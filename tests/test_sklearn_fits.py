@@ -153,18 +153,6 @@ def test_dropout_draws_by_the_random_state(pickled):
     assert np.array_equal(whole.predict(x), whole.predict(x))
 
 
-@pytest.mark.gpu
-def test_a_gpu_gives_the_weights_of_the_cpu():
-    x, y = table()
-    options = dict(hidden_layer_sizes=(6,), random_state=0, max_iter=5, learning_rate_init=0.05, batch_size=16)
-    for cls, target in ((OnnxRegressor, y), (OnnxClassifier, classes(y))):
-        here, there = cls(**options).fit(x, target), cls(device="cuda", **options).fit(x, target)
-        for a, b in zip(here.coefs_, there.coefs_, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-9)
-        assert np.array_equal(here.predict(x[:9]), there.predict(x[:9])) or np.allclose(here.predict(x), there.predict(x))
-        assert same(pickle.loads(pickle.dumps(there)), there)
-
-
 def test_an_interrupted_fit_keeps_what_it_reached():
     x, y = table()
 

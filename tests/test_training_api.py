@@ -387,14 +387,3 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert not np.array_equal(before, state.parameters["0.weight"].data)  # still the state of the first module
     optimizer.set_learning_rate(np.float32(0.5))
     assert optimizer.get_learning_rate() == 0.5
-
-
-@pytest.mark.gpu
-def test_a_gpu_trains_as_the_cpu_does(tmp_path):
-    _, model = mlp((10, 8, 3))
-    _, module, optimizer = made(tmp_path, model, WEIGHTS)
-    state = CheckpointState.load_checkpoint(tmp_path / "checkpoint")
-    there = Module(tmp_path / "training_model.onnx", state, tmp_path / "eval_model.onnx", device="cuda")
-    x, y = data()
-    found = steps(there, Optimizer(tmp_path / "optimizer_model.onnx", there), x, y)
-    np.testing.assert_allclose(found, steps(module, optimizer, x, y), rtol=1e-4)

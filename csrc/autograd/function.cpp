@@ -279,8 +279,9 @@ bool wants_gradient(at::TensorList args) {
 bool is_plain(const Tensor& t) {
   const auto keys = t.key_set();
   const auto device = t.device().type();
-  return !keys.has_any(kNotPlain) && t.layout() == c10::kStrided && (device == c10::kCPU || device == c10::kCUDA) &&
-         !t.is_quantized() && !t.is_nested();
+  return !keys.has_any(kNotPlain) && t.layout() == c10::kStrided &&
+         (device == c10::kCPU || device == c10::kCUDA || device == c10::kPrivateUse1) && !t.is_quantized() &&
+         !t.is_nested();
 }
 
 bool is_ordinary_context() {

@@ -14,8 +14,8 @@ namespace ortmod {
 /// types. Only for is_ordinary_call() arguments: everything else goes through the dispatcher op `ortmod::run`.
 std::vector<at::Tensor> run(const std::shared_ptr<Executable>& exe, at::TensorList args, bool training);
 
-/// Dense strided CPU or CUDA tensor with memory of its own type: no functorch wrapper, no tensor subclass with a
-/// dispatch, no lazy bits.
+/// Dense strided tensor on the CPU, CUDA or a device of torch's PrivateUse1 backends, with memory of its own type: no
+/// functorch wrapper, no tensor subclass with a dispatch, no lazy bits.
 bool is_plain(const at::Tensor& t);
 /// Nothing intercepts operators in this thread: no functorch transform, dispatch mode, tracing or forward-mode level.
 bool is_ordinary_context();

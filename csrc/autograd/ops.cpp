@@ -32,7 +32,7 @@ void check_plain(at::TensorList tensors, const char* what) {
     if (t.defined() && !is_plain(t))
       fail(ErrorKind::kType, "run",
            std::string(what) + ": got a tensor of layout or kind " + t.toString() +
-               ", expected plain dense CPU or CUDA tensors");
+               ", expected plain dense tensors on the CPU or an accelerator");
 }
 
 std::vector<Tensor> run_kernel(int64_t exe, at::TensorList args, bool training) {
@@ -123,9 +123,13 @@ TORCH_LIBRARY(ortmod, m) {
   }
 ORTMOD_KERNELS(CPU)
 ORTMOD_KERNELS(CUDA)
+ORTMOD_KERNELS(PrivateUse1)
 
 TORCH_LIBRARY_IMPL(ortmod, Autograd, m) { m.impl("run", &run_autograd); }
 TORCH_LIBRARY_IMPL(ortmod, AutocastCPU, m) { m.impl("run", &run_autocast<c10::DispatchKey::AutocastCPU>); }
 TORCH_LIBRARY_IMPL(ortmod, AutocastCUDA, m) { m.impl("run", &run_autocast<c10::DispatchKey::AutocastCUDA>); }
+TORCH_LIBRARY_IMPL(ortmod, AutocastPrivateUse1, m) {
+  m.impl("run", &run_autocast<c10::DispatchKey::AutocastPrivateUse1>);
+}
 
 }  // namespace ortmod

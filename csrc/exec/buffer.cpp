@@ -25,7 +25,7 @@ at::DataPtr BufferPool::take(size_t bytes, size_t& capacity) {
 }
 
 void BufferPool::give(at::DataPtr p, size_t capacity) {
-  if (device_.is_cuda()) return;  // the caching allocator is the pool
+  if (!device_.is_cpu()) return;  // the caching allocator is the pool
   std::vector<Idle> dropped;
   std::lock_guard lock(mutex_);
   idle_bytes_ += capacity;

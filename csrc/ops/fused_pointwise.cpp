@@ -1,6 +1,8 @@
 // Operators: ortmod::Fused, pointwise nodes that are computed together; the attribute `body` holds them as a graph.
 #include <ATen/ATen.h>
 
+#include <mutex>
+
 #include "ops/infer.h"
 #include "ops/kernel.h"
 #include "ops/pointwise_program.h"
@@ -42,8 +44,8 @@ class BodyRunner {
     for (const Value* v : body.weights) {
       const Literal& l = *v->literal;
       std::vector<int64_t> sizes(l.dims().begin(), l.dims().end());
-      constants_.emplace_back(id(v),
-                              at::from_blob(const_cast<void*>(l.data()), sizes, to_scalar_type(l.dtype())).clone());
+      on_host_->tensors.emplace_back(
+          id(v), at::from_blob(const_cast<void*>(l.data()), sizes, to_scalar_type(l.dtype())).clone());
     }
     for (const Node* n : body.nodes()) {
       Item item{find_op(*n)->kernel(*n), n, {}, id(n->out())};
@@ -57,7 +59,8 @@ class BodyRunner {
   void operator()(Call& c) const {
     std::vector<at::Tensor> values(n_values_);
     for (size_t i = 0; i < c.num_in(); ++i) values[i] = c.in(i);
-    for (const auto& [v, t] : constants_) values[static_cast<size_t>(v)] = t.to(c.device());
+    const std::shared_ptr<const Constants> constants = constants_on(c.device());
+    for (const auto& [v, t] : constants->tensors) values[static_cast<size_t>(v)] = t;
     for (const Item& item : items_) {
       at::Tensor& y = values[static_cast<size_t>(item.out)];
       y = at::empty({0}, at::TensorOptions().dtype(to_scalar_type(item.node->out()->type.dtype)).device(c.device()));
@@ -79,9 +82,28 @@ class BodyRunner {
     std::vector<int> in;
     int out;
   };
+  struct Constants {
+    at::Device device = at::kCPU;
+    std::vector<std::pair<int, at::Tensor>> tensors;
+  };
+
+  /// The constants go to a device once, not with every call.
+  std::shared_ptr<const Constants> constants_on(at::Device device) const {
+    if (device.is_cpu()) return on_host_;
+    const std::lock_guard lock(mutex_);
+    if (!on_device_ || on_device_->device != device) {
+      auto there = std::make_shared<Constants>();
+      there->device = device;
+      for (const auto& [v, t] : on_host_->tensors) there->tensors.emplace_back(v, t.to(device));
+      on_device_ = std::move(there);
+    }
+    return on_device_;
+  }
+
   std::vector<Item> items_;
-  std::vector<LiteralPtr> literals_;
-  std::vector<std::pair<int, at::Tensor>> constants_;  // over the literals
+  const std::shared_ptr<Constants> on_host_ = std::make_shared<Constants>();
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Constants> on_device_;
   std::vector<int> outputs_;
   size_t n_values_ = 0;
 };

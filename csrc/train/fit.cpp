@@ -66,7 +66,8 @@ class Total {
   void add_tensors(const Program& p, const Program::Run& r, int64_t rows) {
     const auto number = [&](const char* role) {
       const int o = p.output(role);
-      return o < 0 ? at::Tensor() : r.outputs[static_cast<size_t>(o)].to(at::kDouble);
+      // A copy: the next step writes the outputs again.
+      return o < 0 ? at::Tensor() : r.outputs[static_cast<size_t>(o)].to(at::kDouble, false, /*copy=*/true);
     };
     at::Tensor sum = number("loss"), n = number("rows");
     const at::Tensor penalty = number("penalty");

@@ -300,9 +300,7 @@ class BaseEstimator(Parameters):
 
     def get_trained_onnx(self, model: Any = None) -> onnx.ModelProto:
         """A copy of `model` (default: the trained graph) with the trained weights and running statistics as its initializers."""
-        values = {
-            name: t.float().numpy() if t.dtype == torch.bfloat16 else t.numpy() for name, t in self._fitted().all_weights().items()
-        }
+        values = {name: to_array(t) for name, t in self._fitted().all_weights().items()}
         proto = as_proto(model if model is not None else self.model_onnx)
         if model is None and values.keys() - {w.name for w in proto.graph.initializer}:  # weights that were attributes
             graph = load(self.model_onnx).with_training(False)

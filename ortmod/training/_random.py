@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from ortmod import _C
+from ortmod._device import module_of
 
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
 _WITH_GRAPHS = ("If", "Loop", "Scan")
@@ -17,13 +18,15 @@ _one_at_a_time = threading.RLock()  # torch's generators are shared by all threa
 def generators(device: torch.device) -> States:
     """The states of torch's generators that a graph on the device may draw from."""
     found = {"cpu": torch.get_rng_state()}
-    return found | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
+    if module := module_of(device):
+        found[device.type] = module.get_rng_state(device)
+    return found
 
 
 def _set(states: States, device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    if (module := module_of(device)) and device.type in states:
+        module.set_rng_state(states[device.type], device)
 
 
 def draws(model: _C.Model) -> bool:
@@ -44,9 +47,9 @@ def _drawing(seed: int, states: States | None, device: torch.device) -> Iterator
         _set(states, device)
     else:
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        if module := module_of(device):
+            with module.device(device):
+                module.manual_seed(seed)
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from ortmod.training.onnx_helper import initializer_names
 
 class OrtGradientForwardBackwardFunction:
     """One user of a compiled graph: `forward(inputs, training=True)` pushes a state, `backward` pops the last one, so that several
-    forwards may be in flight. Inputs are the graph's inputs, then the trained weights, in the order of `input_names`."""
+    forwards may be in flight. Inputs are the graph's inputs, then the trained weights, in the order of `grad_input_names_`."""
 
     _owner: "OrtGradientForwardBackward"
 
@@ -90,7 +90,7 @@ class OrtGradientForwardBackward(Parameters):
         training: Dropout and BatchNormalization behave as in training.
         device: a torch device.
 
-    `input_names`: the graph's inputs, then the weights; `output_names`: the outputs; `gradient_names`: of what backward returns.
+    `grad_input_names_`: the graph's inputs, then the weights; `gradient_names_`: of what backward returns, in the same order.
     Other arguments of onnxcustom (sess_options, providers, ...) belong to a runtime that is not used; they are accepted and must
     be None.
     """
