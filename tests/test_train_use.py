@@ -12,7 +12,9 @@ from train_models import linear, mlp, with_weights
 
 from ortmod._errors import ModelError, OrtmodError, RunError, ShapeError
 from ortmod.training import lowlevel
+from ortmod.training.data_loader import OrtDataLoader
 from ortmod.training.excs import ConvergenceError, DataError, ParameterError
+from ortmod.training.grad_helper import DerivativeOptions, onnx_derivative
 from ortmod.training.onnx_function import function_onnx_graph, get_supported_functions
 from ortmod.training.onnx_helper import add_loss_output
 from ortmod.training.optimizers import OrtGradientOptimizer
@@ -259,6 +261,15 @@ def test_arguments_that_do_not_fit_are_refused_at_once(name, value):
     with pytest.raises(OrtmodError):
         trained.set_params(max_iter=7, **{name: value})
     assert trained.get_params() == before
+
+
+def test_parameters_change_all_or_none_also_inside():
+    trained = partial(learning_rate=LearningRateSGD(0.25))
+    for wrong in ({"clip_norm": -1}, {"learning_loss__convention": "other"}, {"other": 1}):
+        with pytest.raises(ParameterError):
+            trained.set_params(learning_rate__eta0=0.5, max_iter=9, **wrong)
+        assert (trained.learning_rate.eta0, trained.max_iter) == (0.25, 3)
+    assert trained.set_params(learning_rate__eta0=0.5, max_iter=9).learning_rate.eta0 == 0.5
 
 
 def test_numbers_and_types_of_numpy_are_taken():
@@ -634,3 +645,50 @@ def test_outputs_of_bfloat16_are_given_as_float32():
     assert got.dtype == np.float32
     np.testing.assert_allclose(got[:, 0], X.sum(1), atol=0.05)
     np.testing.assert_array_equal(OrtGradientForwardBackward(model).get_initializer("w"), np.ones((3, 1)))
+
+
+# Other types, shapes and calls.
+
+
+@pytest.mark.parametrize("rate", [LearningRateSGD(0.01), LearningRateSGDNesterov(0.01), LearningRateAdamW(0.01)])
+@pytest.mark.parametrize("code", [onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
+def test_weights_and_states_of_16_bits_without_masters(rate, code):
+    name, kind = {10: ("float16", torch.float16), 16: ("bfloat16", torch.bfloat16)}[code]
+    model = with_weights(f"n ({name}[N, 3] X) => ({name}[N, 1] y) {{ y = MatMul(X, w) }}", {})
+    model.graph.initializer.append(onnx.helper.make_tensor("w", code, [3, 1], [0.0] * 3))
+    narrow = partial(model, master_dtype=kind, learning_rate=rate, max_iter=20, warm_start=True).fit(X, Y)
+    wide = partial(model, learning_rate=rate, max_iter=20).fit(X, Y)
+    assert {t.dtype for t in narrow._fitted().full_state()["tensors"].values()} == {kind}
+    np.testing.assert_allclose(narrow.train_losses_, wide.train_losses_, rtol=0.05)
+    half = partial(model, master_dtype=kind, learning_rate=rate, max_iter=10, warm_start=True).fit(X, Y)
+    resumed = pickle.loads(pickle.dumps(half)).fit(X, Y)
+    np.testing.assert_array_equal(resumed.trained_coef_["w"], narrow.trained_coef_["w"])
+
+
+def test_weights_of_rows_are_not_broadcast_where_rows_are_columns():
+    text = "n (float[N, 3] X) => (float[1, N] y) { p = MatMul(X, w)\n y = Transpose(p) }"
+    model = with_weights(text, {"w": np.zeros((3, 1), np.float32)})
+    with pytest.raises(ShapeError):
+        partial(model).fit(X, Y, np.ones(50))
+
+
+@pytest.mark.parametrize("options", [{"batch_size": "a"}, {"batch_size": 2.5}, {"seed": "a"}])
+def test_arguments_of_the_loader_are_checked(options):
+    with pytest.raises(ParameterError):
+        OrtDataLoader(X, Y, **options)
+
+
+def test_the_loader_takes_bfloat16_and_no_single_numbers():
+    with pytest.raises(ShapeError):
+        OrtDataLoader(X, 3.0)
+    batch = next(OrtDataLoader(torch.from_numpy(X).bfloat16(), Y, random_iter=False).iter_numpy())
+    assert batch[0].dtype == np.float32
+
+
+def test_names_of_derivatives_are_checked():
+    assert [o.name for o in onnx_derivative(linear(3), weights="coef", inputs=[]).graph.output] == ["coef_grad"]
+    with pytest.raises(ParameterError, match="label: got 'other'"):
+        onnx_derivative(add_loss_output(linear(3)), options=DerivativeOptions.Loss, loss="loss", label="other")
+    for model in (None, "/no/such/file.onnx", b"no model"):
+        with pytest.raises(ModelError):
+            onnx_derivative(model)

@@ -16,7 +16,7 @@ from ortmod import _C
 from ortmod._device import device_of
 from ortmod._errors import ModelError, ShapeError
 from ortmod._model import ONNX_TO_TORCH, TORCH_TO_ONNX, load
-from ortmod.training._pieces import compiled, element_of, loss_piece, piece
+from ortmod.training._pieces import compiled, element_of, loss_piece, piece, update_piece
 from ortmod.training._values import float_type, rows_of, to_column, to_tensor
 from ortmod.training.excs import ConvergenceError, ConvergenceWarning, EvaluationError
 from ortmod.training.sgd_learning_loss import BaseLearningLoss
@@ -104,7 +104,7 @@ class Engine:
         self.trainer = _C.Trainer(
             self.model,
             names,
-            piece(learning_rate, dtype=element),
+            update_piece(learning_rate, element, arena),
             schedule,
             losses=parts,
             loss_output=loss_output,

@@ -1,5 +1,6 @@
 """What losses, penalties, learning rates and estimators share: parameters by the names of __init__."""
 
+import copy
 import inspect
 import os
 from collections.abc import Callable
@@ -49,20 +50,22 @@ class Parameters:
 
     def set_params(self: T, **params: Any) -> T:
         known = self._get_param_names()
-        before = {name: getattr(self, name) for name in known if name in params}
+        inside = {name.partition("__")[0] for name in params if "__" in name}
+        before = {name: copy.copy(getattr(self, name)) for name in inside & set(known)}
+        before |= {name: getattr(self, name) for name in known if name in params}
         for name in params:
             if name.partition("__")[0] not in known:
                 raise ParameterError(
                     f"[train] unknown parameter {name.partition('__')[0]!r} of {type(self).__name__}; expected one of "
                     f"{', '.join(known)}"
                 )
-        for name, value in params.items():
-            own, _, inner = name.partition("__")
-            if inner:
-                getattr(self, own).set_params(**{inner: value})
-            else:
-                setattr(self, name, value)
         try:
+            for name, value in params.items():
+                own, _, inner = name.partition("__")
+                if inner:
+                    getattr(self, own).set_params(**{inner: value})
+                else:
+                    setattr(self, name, value)
             self._check()
         except Exception:
             for name, value in before.items():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from ortmod import _C
@@ -41,6 +42,34 @@ def built(owner: Any, **values: Any) -> Any:
 def piece(owner: Any, **values: Any) -> _C.Model:
     """The graph of a loss, penalty or learning rate for an element type."""
     return load(built(owner, opset=None, **values))
+
+
+def update_piece(owner: Any, element: Any, code: int) -> _C.Model:
+    """The graph of an update of weights and states of a type of 16 bits: it computes in float32."""
+    if code not in (10, 16):
+        return piece(owner, dtype=element)
+    source = built(owner, opset=None, dtype=element)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source)
+    graph, wide = proto.graph, onnx.TensorProto.FLOAT
+    before, after = [], []
+    for value in graph.input:
+        if value.type.tensor_type.elem_type == wide:
+            before.append(onnx.helper.make_node("Cast", [value.name], [f"{value.name}_wide"], to=wide))
+            value.type.tensor_type.elem_type = code
+    names = {node.input[0]: node.output[0] for node in before}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for value in graph.output:
+        if value.type.tensor_type.elem_type == wide:
+            after.append(onnx.helper.make_node("Cast", [names.get(value.name, value.name)], [f"{value.name}_narrow"], to=code))
+            value.type.tensor_type.elem_type = code
+            value.name = after[-1].output[0]
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    proto.opset_import[0].version = max(proto.opset_import[0].version, 13)  # Cast of bfloat16
+    return load(proto)
 
 
 def loss_piece(loss: Any, dtype: Any, weighted: bool) -> tuple[_C.Model, bool]:

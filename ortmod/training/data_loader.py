@@ -8,7 +8,8 @@ import torch
 
 from ortmod._device import device_of
 from ortmod._errors import DeviceError, ShapeError
-from ortmod.training._values import to_tensor
+from ortmod.training._values import to_array, to_tensor
+from ortmod.training.excs import ParameterError
 
 
 class OrtDataLoader:
@@ -34,6 +35,11 @@ class OrtDataLoader:
         seed: int | None = None,
     ) -> None:
         columns = [to_tensor(X), to_tensor(y)] + ([to_tensor(sample_weight).reshape(-1)] if sample_weight is not None else [])
+        if any(column.dim() == 0 for column in columns):
+            raise ShapeError("[train] data: got a single number, expected rows")
+        for name, value in (("batch_size", batch_size), ("seed", seed)):
+            if not isinstance(value, int | np.integer) and (name, value) != ("seed", None):
+                raise ParameterError(f"[train] {name}: got {value!r}, expected a whole number")
         if columns[1].dim() == 1:
             columns[1] = columns[1].reshape(-1, 1)
         for name, column in zip(("y", "sample_weight"), columns[1:], strict=False):
@@ -63,7 +69,7 @@ class OrtDataLoader:
 
     @property
     def data_np(self) -> tuple[np.ndarray, ...]:
-        return tuple(c.cpu().numpy() for c in self._columns)
+        return tuple(to_array(c) for c in self._columns)
 
     def _order(self) -> torch.Tensor | None:
         if not self.random_iter:
@@ -87,4 +93,4 @@ class OrtDataLoader:
         if self._columns[0].device.type != "cpu":
             raise DeviceError("[train] iter_numpy: the data is not on the CPU; use the loader itself, which gives tensors")
         for batch in self:
-            yield tuple(c.numpy() for c in batch)
+            yield tuple(to_array(c) for c in batch)

@@ -57,6 +57,8 @@ def onnx_derivative(
         raise ParameterError("[train] options: FillGrad needs KeepOutputs")
     if not is_loss and DerivativeOptions.KeepYieldOp in options and options != DerivativeOptions.KeepYieldOp:
         raise ParameterError("[train] options: KeepYieldOp stands alone")
+    weights = [weights] if isinstance(weights, str) else weights
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     initializers = [i.name for i in proto.graph.initializer if i.data_type in _FLOATS]
     known = {i.name for i in proto.graph.initializer}
     graph_inputs = [i.name for i in proto.graph.input if i.name not in known and i.type.tensor_type.elem_type in _FLOATS]
@@ -103,6 +105,9 @@ def _of_loss(
     name = loss
     if loss not in [o.name for o in proto.graph.output]:
         proto, name = add_loss_output(proto, loss, label_name=label), "loss"
+    known = [i.name for i in proto.graph.input]
+    if label not in known:
+        raise ParameterError(f"[train] label: got {label!r}, expected the name of an input: {', '.join(known)}")
     result = build_gradient(proto, wrt=list(weights) if weights is not None else initializers, outputs=[name], unreachable="zero")
     _fill(result, [name])
     if path_name is not None:

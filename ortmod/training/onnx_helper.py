@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ortmod import _C
@@ -26,9 +27,16 @@ def as_proto(model: Any) -> ModelProto:
         return model
     if isinstance(model, _C.Model):
         return onnx.load_from_string(model.to_bytes())
-    if isinstance(model, str | os.PathLike):
-        return onnx.load(os.fspath(model))
-    return onnx.load_from_string(model.SerializeToString() if hasattr(model, "SerializeToString") else bytes(model))
+    try:
+        if isinstance(model, str | os.PathLike):
+            return onnx.load(os.fspath(model))
+        if hasattr(model, "SerializeToString"):
+            model = model.SerializeToString()
+        if isinstance(model, bytes | bytearray | memoryview):
+            return onnx.load_from_string(bytes(model))
+    except (OSError, DecodeError) as error:
+        raise ModelError(f"[import] the model cannot be read: {error}") from error
+    raise ModelError(f"[import] model: got {type(model).__name__}, expected a path, bytes or an onnx.ModelProto")
 
 
 def _copy(model: ModelProto) -> ModelProto:
