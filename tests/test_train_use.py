@@ -424,6 +424,23 @@ def test_fits_with_dropout_in_several_threads_draw_each_their_own_numbers():
     assert torch.equal(outside, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("change", ["validation", "loss"])
+def test_a_warm_start_that_looks_at_another_loss_forgets_the_best_one(change):
+    options = {"early_stopping": True, "n_iter_no_change": 3, "learning_rate": 0.1, "validation_every": 1, "warm_start": True}
+    trained = partial(max_iter=200, tol=1e-4, **options).fit(X, Y)
+    assert trained.n_iter_ < 200
+    far = [np.full_like(v, 5) for v in trained.get_state()]
+    trained.set_state(far)
+    if change == "loss":
+        trained.set_params(learning_loss="huber").fit(X, Y)
+    else:
+        trained.fit(X, Y, None, X[:10], Y[:10] + 1)
+    assert trained.n_iter_ > 5
+    same = partial(max_iter=4, n_iter_no_change=3, early_stopping=True, warm_start=True).fit(X, Y)
+    best = same._engine_.trainer.progress["best"]
+    assert same.set_params(max_iter=0).fit(X, Y)._engine_.trainer.progress["best"] == best
+
+
 # Callbacks.
 
 

@@ -189,6 +189,7 @@ class BaseEstimator(Parameters):
         if X_val is not None:
             validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(rows_of(as_list(X_val)[0]) or 0))
         every = self.validation_every
+        self._watch(engine, validation is not None)
         self._as_tensor = isinstance(as_list(X)[0], torch.Tensor)
         begun = engine.trainer.progress["updates"]
         try:
@@ -221,6 +222,14 @@ class BaseEstimator(Parameters):
         self.output_names_ = [name for name, _, _ in engine.model.outputs]
         return history
 
+    def _watch(self, engine: Engine, validates: bool) -> None:
+        """A fit with a warm start goes on counting epochs without progress, unless it looks at another loss than the last one."""
+        names = ("learning_loss", "learning_penalty", "loss_output_name", "loss_reduction")
+        self._watched = repr((self.early_stopping and validates, [repr(getattr(self, name, None)) for name in names]))
+        previous = getattr(self, "_rest", {}).get("watched")
+        if self.warm_start and previous not in (None, self._watched):
+            engine.trainer.progress = {**engine.trainer.progress, "best": math.inf, "without_progress": 0}
+
     def _reporting(self, engine: Engine, has_weights: bool) -> Callable[[dict[str, Any]], Any] | None:
         """The callback; while it runs, the estimator is that after the epoch."""
         callback = self.callback
@@ -241,6 +250,7 @@ class BaseEstimator(Parameters):
             **engine.full_state(tensors=False),
             "generators": generators(torch.device(self.device)),
             "update": self._rate().states_meaning(),
+            "watched": self._watched,
         }
 
     def _reached(self) -> dict[str, Any] | None:
