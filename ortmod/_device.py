@@ -8,7 +8,7 @@ from ortmod._errors import DeviceError
 
 
 def device_of(value: Any, stage: str = "train") -> torch.device:
-    """The device, checked to be one that ortmod runs on and that is there; DeviceError otherwise."""
+    """The device with its index, checked to be one that ortmod runs on and that is there; DeviceError otherwise."""
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError):
@@ -19,6 +19,8 @@ def device_of(value: Any, stage: str = "train") -> torch.device:
         raise DeviceError(f"[{stage}] device: got {value!r}, expected 'cpu' or a CUDA device such as 'cuda:0'")
     module = torch.get_device_module(device)
     there = module.device_count() if module.is_available() else 0
+    if there and device.index is None:
+        return torch.device(device.type, module.current_device())
     if (device.index or 0) >= there:
         raise DeviceError(
             f"[{stage}] device: got {value!r}, but torch {torch.__version__} finds {there} {_name(device)} devices here; "

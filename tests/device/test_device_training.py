@@ -264,6 +264,13 @@ def test_artifacts(tmp_path, device):
     np.testing.assert_allclose(there(x, y), module(x, y), rtol=1e-3)
 
 
+def test_a_device_without_index_is_the_current_one(device):
+    x, y, weights = table()
+    fits = [partial(mlp([3, 8, 1]), at, learning_rate=LearningRateAdamW(0.01)).fit(x, y, weights) for at in (device, device.type)]
+    same(*fits, 0)
+    assert OrtGradientForwardBackward(mlp([3, 8, 1]), device=device.type).device == device
+
+
 def test_a_device_that_is_not_there_is_named(device):
     with pytest.raises(DeviceError, match="device: got"):
         partial(linear(3), f"{device.type}:{99}").fit(*table()[:2])
