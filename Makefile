@@ -21,7 +21,7 @@ help:
 	@echo "make test         build, check the code, run the tests"
 	@echo "make test-models  whole networks exported by torch, against torch"
 	@echo "make test-device  the device path on a device without hardware (part of make test)"
-	@echo "make test-gpu     the tests that need CUDA (TORCH=system takes the torch of PYTHON)"
+	@echo "make test-gpu     the device path on CUDA (TORCH=system takes the torch of PYTHON)"
 	@echo "make bench        benchmarks, results appended to benchmarks/results/        make docs    write docs/operators.md"
 	@echo "make bench-training  training against scikit-learn, torch and onnxruntime-training alone; its table and charts"
 	@echo "make lint         ruff, mypy, layers, formatting      make format  apply the formatting"
@@ -70,7 +70,7 @@ demo: build
 test: check-code
 	@cmake --build build --target kernels_test
 	@build/kernels_test
-	@$(PYTEST) -m "not models and not gpu" tests
+	@$(PYTEST) -m "not models" tests
 	@$(MAKE) --no-print-directory test-device
 
 test-device: build .make/requirements-dev
@@ -82,7 +82,6 @@ test-models: build .make/requirements-dev
 
 test-gpu: build .make/requirements-dev
 	@$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device: nothing to test'"
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m gpu tests
 	@ORTMOD_TEST_DEVICE=cuda $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/device
 
 bench: build

@@ -22,9 +22,6 @@ def seeded():
 
 
 def pytest_collection_modifyitems(items):
-    no_cuda = pytest.mark.skip(reason="no CUDA device")
     for item in items:
         if "models" in Path(item.path).relative_to(Path(__file__).parent).parts[:-1]:
             item.add_marker(pytest.mark.models)
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(no_cuda)

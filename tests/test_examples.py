@@ -37,9 +37,6 @@ def test_quickstart(tmp_path, capsys):
         assert session.run(None, pixels)[0].shape == (rows, 10)
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
 def run(name, out, *arguments):
     """What the example returns; its picture must be there, and something on it."""
     found = load(name).main([*arguments, "--out", str(out)])
@@ -48,8 +45,7 @@ def run(name, out, *arguments):
     return found
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_linear_regression_full(device, tmp_path):
+def test_linear_regression_full(tmp_path, device="cpu"):
     losses, difference = run("linear_regression_full", tmp_path, "--epochs", "30", "--device", device)
     assert len(losses) == 30 and losses[-1] < 1e-2 * losses[0] and difference < 1e-2
     session = onnxruntime.InferenceSession(tmp_path / "linear_regression_full.onnx", providers=["CPUExecutionProvider"])
@@ -57,16 +53,14 @@ def test_linear_regression_full(device, tmp_path):
     assert session.run(None, {"X": np.ones((3, 10), np.float32)})[0].shape == (3, 1)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_linear_regression_partial(device, tmp_path):
+def test_linear_regression_partial(tmp_path, device="cpu"):
     trained = run("linear_regression_partial", tmp_path, "--epochs", "60", "--device", device)
     slopes = {name: float(trainer.get_state()[0].item()) for name, trainer in trained.items()}
     assert slopes["squared"] < 1.4  # the outliers pull it down from 2
     assert slopes["absolute"] > 1.7 and slopes["Huber, delta 0.5"] > 1.6
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_linear_regression_raw(device, tmp_path):
+def test_linear_regression_raw(tmp_path, device="cpu"):
     losses, weights = run("linear_regression_raw", tmp_path, "--device", device)
     assert np.mean(losses[-10:]) < 0.02 * np.mean(losses[:10])
     np.testing.assert_allclose(weights, [0.5, -0.8, 0.3], atol=0.03)
