@@ -306,3 +306,12 @@ def test_columns_of_labels_that_are_not_those_of_before():
     with pytest.raises(ShapeError, match="got 3 columns of labels, expected 2 as before"):
         trained.partial_fit(x, np.c_[labels, y > 1].astype(int))
     assert same(before, trained)
+
+
+def test_classes_of_several_kinds():
+    x, y = table()
+    for given in ([0, {}], [[0, 1], [2]], [0, 1, None]):
+        with pytest.raises(DataError, match="classes: got .*, expected labels of one kind"):
+            OnnxClassifier().partial_fit(x, y > 0, classes=given)
+    trained = OnnxClassifier().partial_fit(x, classes(y), classes={"low", "middle", "high"})
+    assert trained.classes_.tolist() == ["high", "low", "middle"]

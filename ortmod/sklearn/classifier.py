@@ -1,6 +1,6 @@
 """OnnxClassifier: classes from rows of numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,13 @@ from ortmod.training.sgd_learning_loss import BaseLearningLoss, CrossEntropyLear
 
 def _has_probabilities(estimator: Any) -> bool:
     return not (estimator.loss in ("hinge", "squared_hinge") or isinstance(estimator.loss, HingeLearningLoss))
+
+
+def _sorted(classes: Any) -> np.ndarray:
+    try:
+        return np.unique(np.asarray(list(classes) if isinstance(classes, Set) else classes))
+    except (TypeError, ValueError):
+        raise DataError(f"[data] classes: got {classes!r}, expected labels of one kind, numbers or strings") from None
 
 
 class OnnxClassifier(ClassifierMixin, OnnxEstimator):
@@ -173,7 +180,7 @@ class OnnxClassifier(ClassifierMixin, OnnxEstimator):
         if multilabel and resume and y.shape[1] != len(self.classes_):
             raise ShapeError(f"[data] y: got {y.shape[1]} columns of labels, expected {len(self.classes_)} as before")
         if resume or classes is not None:
-            given = np.unique(np.asarray(classes)) if classes is not None else self.classes_
+            given = _sorted(classes) if classes is not None else self.classes_
             if multilabel and len(given) != len(known):
                 raise ShapeError(f"[data] classes: got {len(given)}, expected {len(known)}, one per column of y")
             if resume and not np.array_equal(given, self.classes_):

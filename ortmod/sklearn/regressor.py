@@ -29,7 +29,8 @@ class OnnxRegressor(RegressorMixin, OnnxEstimator):
         output, trainable, frozen: of `model`, the output to train and the weights (names, globs, a predicate).
         callback: called after each epoch with a dict; False ends the fit.
 
-    Attributes: coefs_, intercepts_, weights_ (by name), onnx_, loss_curve_, validation_losses_, best_loss_, n_iter_, t_.
+    Attributes: coefs_, intercepts_ (coef_, intercept_ of a linear model), weights_ (by name), onnx_,
+        loss_curve_, validation_losses_, best_loss_, n_iter_, t_.
     Errors are those of docs/errors.md; after one the estimator is what it was.
     """
 
