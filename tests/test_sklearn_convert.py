@@ -12,13 +12,14 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, PolynomialFeatures, RobustScaler, StandardScaler
 
 from ortmod import DTypeError, OrtmodError
 from ortmod.sklearn import EstimatorError, OnnxClassifier, OnnxRegressor, ParameterError
@@ -485,3 +486,13 @@ def test_a_linear_model_of_another_package():
 
     x, y = table()
     np.testing.assert_allclose(OnnxRegressor.from_estimator(Ones().fit(x, y)).predict(x), x.sum(1) + 1, atol=1e-9)
+
+
+def test_steps_that_skl2onnx_writes_as_something_else():
+    x, y = table()
+    wrong = make_pipeline(LinearDiscriminantAnalysis(n_components=1), linear_model.LogisticRegression()).fit(x, kinds(y))
+    with pytest.raises(EstimatorError, match="with the outputs .*, expected one"):
+        OnnxClassifier.from_estimator(wrong)
+    other = make_pipeline(Normalizer("max"), linear_model.Ridge()).fit(x, y)
+    with pytest.raises(EstimatorError, match="Pipeline: its predict is not that of its graph"):
+        OnnxRegressor.from_estimator(other)

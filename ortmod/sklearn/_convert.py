@@ -80,6 +80,11 @@ class Converted:
             got = getattr(result, method)(X)
         close = 1e-8 if got.dtype == np.float64 else 1e-3
         if got.shape != expected.shape or not np.allclose(got, expected, rtol=close, atol=close, equal_nan=True):
+            if isinstance(self.estimator, Pipeline):
+                raise EstimatorError(
+                    f"[convert] Pipeline: its {method} is not that of its graph, so what skl2onnx wrote for a step is something "
+                    "else, or the last one is no linear model or network that could go on training"
+                )
             raise EstimatorError(
                 f"[convert] {type(self.estimator).__name__}: its {method} is not that of its coefficients, so it is no linear "
                 "model or network that could go on training"
@@ -290,6 +295,11 @@ def _before(pipeline: Any, features: int, dtype: Any, names: Any) -> tuple[onnx.
         for number, name in enumerate(columns.values()):
             graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), f"{name}_index"))
             graph.node.insert(0, helper.make_node("Gather", ["X", f"{name}_index"], [name], axis=1))
+    if len(graph.output) != 1:
+        raise EstimatorError(
+            f"[convert] skl2onnx wrote the steps before the last one with the outputs {', '.join(o.name for o in graph.output)}, "
+            "expected one, the rows that the last step takes"
+        )
     value = graph.output[0]
     if value.type.tensor_type.elem_type != code:
         graph.node.append(helper.make_node("Cast", [value.name], ["features"], to=code))
