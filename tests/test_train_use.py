@@ -194,6 +194,14 @@ def test_labels_that_are_not_whole_are_refused_outside_of_a_fit_too():
         CrossEntropyLearningLoss().loss_gradient(np.full(50, 0.5), X[:, :2])
 
 
+def test_weights_that_are_not_finite_are_refused_outside_of_a_fit_too():
+    loss = SquareLearningLoss()
+    for call in (loss.loss_gradient, loss.loss_scores):
+        with pytest.raises(DataError, match='"weight"'):
+            call(Y, Y, np.full(50, np.nan))
+    np.testing.assert_allclose(loss.loss_scores(Y, Y + 1, np.arange(50.0)[:, None])[:, 0], np.arange(50) / 2, rtol=1e-4)
+
+
 def test_classes_in_several_columns_are_refused_with_the_expected_shape():
     with pytest.raises(ShapeError, match=r"got shape \[50, 2\], expected \[50\]"):
         partial(linear(3, 2), learning_loss="cross_entropy").fit(X, np.eye(2)[np.arange(50) % 2])

@@ -30,15 +30,20 @@ def _names(function: Callable[..., Any]) -> frozenset[str] | None:
     return frozenset(p.name for p in parameters)
 
 
+@lru_cache(256)
+def _parameters_of(init: Callable[..., Any]) -> tuple[str, ...]:
+    if init is object.__init__:
+        return ()
+    parameters = inspect.signature(init).parameters.values()
+    return tuple(p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD)
+
+
 class Parameters:
     """`get_params`, `set_params`, repr and equality from the arguments of __init__, which are attributes of the same names."""
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        init = cls.__init__
-        if init is object.__init__:
-            return []
-        return [p.name for p in inspect.signature(init).parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        return list(_parameters_of(cls.__init__))
 
     def get_params(self, deep: bool = False) -> dict[str, Any]:
         params = {name: getattr(self, name) for name in self._get_param_names()}

@@ -101,7 +101,9 @@ def evaluate(loss: Any, expected: Any, predicted: Any, weight: Any, gradient: bo
     loss.check_labels("expected", label, score.shape[1] if score.dim() > 1 else None)
     args = [label, score.to(dtype)]
     if takes:
-        args.append(torch.ones(len(score), dtype=dtype) if weight is None else to_tensor(weight).to(dtype).reshape(-1))
+        args.append(
+            torch.ones(len(score), dtype=dtype) if weight is None else to_column(weight, "weight", model.inputs[2][1]).reshape(-1)
+        )
     executable = _C.Executable(model)
     if not gradient:
         outputs = _C.run(executable, args)
