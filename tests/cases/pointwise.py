@@ -135,6 +135,8 @@ CASES = [
     Case("Tanh", [F([100.0, -100.0, INF])], torch=torch.tanh, fd=False),
     Case("Asinh", [R(2, 3)], torch=torch.asinh),
     Case("Acosh", [U(1.5, 3, 2, 3)], torch=torch.acosh),
+    Case("Asinh", [F([1e30, -1e30, 1e19, 1e11, -2.0, 1e-30])], torch=torch.asinh, wrt=[]),
+    Case("Acosh", [F([1e30, 1e19, 1e11, 2.0, 1.0])], torch=torch.acosh, wrt=[]),
     Case("Atanh", [U(-0.9, 0.9, 2, 3)], torch=torch.atanh),
     Case("Sigmoid", [R(2, 3)], torch=torch.sigmoid),
     Case("Sigmoid", [F([1000.0, -1000.0])], torch=torch.sigmoid, fd=False),

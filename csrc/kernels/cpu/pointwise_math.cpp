@@ -55,6 +55,14 @@ V elu(V x, double p, double c, double s) {
   const V negative = V(Scalar<V>(p)) * (at::vec::minimum(x, zero) * V(Scalar<V>(1 / c))).expm1();
   return V::blendv(x * V(Scalar<V>(s)), negative, x < zero);
 }
+/// asinh(x) or acosh(x), given as `y`: the vector library squares x, which overflows. `size`: |x| or x.
+template <class V>
+V area(V x, V size, V y) {
+  using T = Scalar<V>;
+  const V large = size > V(T(1e10));
+  if (large.zero_mask() == (1 << V::size()) - 1) return y;
+  return V::blendv(y, (size.log() + V(T(0.69314718055994530942))).copysign(x), large);
+}
 #define UNARY(Name, Base, expr)             \
   struct Name : Base {                      \
     using Base::Base;                       \
@@ -76,8 +84,8 @@ UNARY(Atan, NoImm, x.atan())
 UNARY(Sinh, NoImm, x.sinh())
 UNARY(Cosh, NoImm, x.cosh())
 UNARY(Tanh, NoImm, vtanh(x))
-UNARY(Asinh, NoImm, x.asinh())
-UNARY(Acosh, NoImm, x.acosh())
+UNARY(Asinh, NoImm, area(x, x.abs(), x.asinh()))
+UNARY(Acosh, NoImm, area(x, x, x.acosh()))
 UNARY(Atanh, NoImm, x.atanh())
 UNARY(Sigmoid, NoImm, vsigmoid(x))
 UNARY(Softplus, NoImm, softplus(x))
