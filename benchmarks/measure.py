@@ -123,17 +123,19 @@ def slopes(contenders: Mapping[str, Fit], repetitions: int, seconds: float) -> d
     return found
 
 
-def fixed(run: Callable[[int], float], repetitions: int, more: int = 4) -> float:
-    """Milliseconds of a fit that do not depend on its length, from fits of 1 and of 1 + `more` epochs. `run` takes little data, so
-    that the noise of many steps does not cover what is looked for."""
+def fixed(run: Callable[[int], float], between: Callable[[], object], repetitions: int, more: int = 4) -> float:
+    """Milliseconds of a fit that do not depend on its length, from fits of 1 and of 1 + `more` epochs. `run` takes little data:
+    the noise of many steps does not cover what is looked for. `between` comes before each fit: none finds the caches as the last
+    one left them."""
     one, longer = [], []
     run(1)
     gc.collect()
     gc.disable()
     try:
         for _ in range(repetitions):
-            one.append(run(1))
-            longer.append(run(1 + more))
+            for times, epochs in ((one, 1), (longer, 1 + more)):
+                between()
+                times.append(run(epochs))
     finally:
         gc.enable()
     first = statistics.median(one)

@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 SUITES = Path(__file__).resolve().parent / "suites"
 FIRST = "ortmod"
+LONG_MS = 20.0  # a fit whose fixed part the noise of its steps would cover
 
 
 def tasks(suite: str) -> Iterator[tuple[str, Task]]:
@@ -85,8 +87,11 @@ def measure(task: Task, threads: int, options: argparse.Namespace) -> list[dict[
             reach = {name: checked(name, peer, peers[FIRST], target) for name, peer in peers.items()}
             fits = {name: Fit(peer.fit, reach[name] or task.epochs, task.steps) for name, peer in peers.items()}
             timings = slopes(fits, options.repetitions, options.seconds)
-            brief = find(FIRST)(replace(task, rows=task.batch), threads)
-            timings[FIRST] = replace(timings[FIRST], fixed_ms=fixed(brief.fit, 3 * options.repetitions))
+            if timings[FIRST].short_ms > LONG_MS:
+                brief = find(FIRST)(replace(task, rows=task.batch + task.rows % task.batch), threads)
+                other = next((name for name in peers if name != FIRST), FIRST)
+                between = partial(fits[other].run, fits[other].short)
+                timings[FIRST] = replace(timings[FIRST], fixed_ms=fixed(brief.fit, between, 3 * options.repetitions))
     finally:
         for peer in peers.values():
             peer.close()
