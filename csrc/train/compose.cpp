@@ -170,8 +170,7 @@ class Composer {
     Expr objective = total, penalties;
     if (s_.divide) objective = total * (weights ? 1.0 / rows : b.wrap(scalar(g, "inverse_rows", total.dtype())));
     if (kind_ != StepKind::kAccumulate && !s_.penalties.empty()) {
-      // Once for an update: the last of its batches has the penalty of all their rows, times what it will be divided
-      // by.
+      // Once for an update: its last batch has the penalty for all rows, times what the gradient is divided by.
       Expr times, all = rows;
       if (kind_ == StepKind::kUpdateAccumulated) {
         const Expr before = cast(b.wrap(scalar(g, "accumulated_rows", rows_type())), total.dtype());

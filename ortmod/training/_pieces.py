@@ -68,7 +68,9 @@ def update_piece(owner: Any, element: Any, code: int) -> _C.Model:
     nodes = [*before, *graph.node, *after]
     del graph.node[:]
     graph.node.extend(nodes)
-    proto.opset_import[0].version = max(proto.opset_import[0].version, 13)  # Cast of bfloat16
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, 13)  # Cast of bfloat16
     return load(proto)
 
 
