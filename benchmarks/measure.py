@@ -127,7 +127,8 @@ def fixed(run: Callable[[int], float], between: Callable[[], object], repetition
     """Milliseconds of a fit that do not depend on its length, from fits of 1 and of 1 + `more` epochs. `run` takes little data:
     the noise of many steps does not cover what is looked for. `between` comes before each fit: none finds the caches as the last
     one left them."""
-    one, longer = [], []
+    one: list[float] = []
+    longer: list[float] = []
     run(1)
     gc.collect()
     gc.disable()
