@@ -2,7 +2,7 @@
 //
 // Its memory lies in the process, but no one can read or write it except the operators of this file, which compute on
 // the CPU: a pointer that host code follows by mistake is a segmentation fault, as it would be on a GPU. Operators
-// refuse tensors of both sides, as CUDA's do, unless the one on the CPU is a scalar.
+// take no tensors of the CPU, only numbers.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -160,7 +160,7 @@ struct Computing {
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto check = [&](const at::Tensor& t) {
-    TORCH_CHECK(!t.defined() || t.is_privateuseone() || t.dim() == 0,
+    TORCH_CHECK(!t.defined() || t.is_privateuseone() || t.unsafeGetTensorImpl()->is_wrapped_number(),
                 "simulated device: expected all tensors to be on the same device, but got one on ", t.device(), " for ",
                 op.schema().operator_name());
   };
