@@ -89,16 +89,14 @@ class BaseEstimator(Parameters):
                 continue
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= _SEEDS:
                 raise ParameterError(f"[train] {name}: got {value!r}, expected a whole number of at least {least}")
-        for name in ("clip_norm", "clip_value", "tol", "validation_every"):
+        for name in ("clip_norm", "clip_value", "tol"):
             value = getattr(self, name)
-            finite_only = name == "validation_every"
-            if (
-                not is_number(value)
-                or not (value >= 0 or name == "tol")
-                or math.isnan(value)
-                or (finite_only and math.isinf(value))
-            ):
+            if not is_number(value) or math.isnan(value) or (value < 0 and name != "tol"):
                 raise ParameterError(f"[train] {name}: got {value!r}, expected a number" + " of at least 0" * (name != "tol"))
+        if not is_number(self.validation_every) or not 0 < self.validation_every < math.inf:
+            raise ParameterError(
+                f"[train] validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1"
+            )
         if not isinstance(self.verbose, int | np.integer):
             raise ParameterError(f"[train] verbose: got {self.verbose!r}, expected 0, 1 or 2")
         if self.callback is not None and not callable(self.callback):
@@ -117,10 +115,6 @@ class BaseEstimator(Parameters):
             raise NotImplementedError(
                 f"training_optimizer_name: got {self.training_optimizer_name!r}, expected 'SGDOptimizer' or 'AdamWOptimizer'; "
                 "other updates are given as learning_rate"
-            )
-        if self.validation_every <= 0:
-            raise ParameterError(
-                f"[train] validation_every: got {self.validation_every!r}, expected epochs, or a share of max_iter below 1"
             )
 
     def _rate(self) -> BaseLearningRate:
@@ -151,7 +145,7 @@ class BaseEstimator(Parameters):
             **self._engine_options(model, weighted),
         )
 
-    def _columns(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
+    def _columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any) -> list[Any]:
         columns = [*as_list(X), *as_list(y)]
         if sample_weight is not None:
             weight = to_tensor(sample_weight)
@@ -182,12 +176,13 @@ class BaseEstimator(Parameters):
             return self._fit_columns(engine, X, y, sample_weight, X_val, y_val)
 
     def _fit_columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> History:
-        columns = self._columns(X, y, sample_weight)
+        columns = self._columns(engine, X, y, sample_weight)
         if sample_weight is not None:
             check_weights(sample_weight)
         validation = None
         if X_val is not None:
-            validation = self._columns(X_val, y_val, None if sample_weight is None else np.ones(rows_of(as_list(X_val)[0]) or 0))
+            ones = None if sample_weight is None else np.ones(rows_of(as_list(X_val)[0]) or 0)
+            validation = self._columns(engine, X_val, y_val, ones)
         every = self.validation_every
         self._watch(engine, validation is not None)
         self._as_tensor = isinstance(as_list(X)[0], torch.Tensor)

@@ -13,25 +13,25 @@ from ortmod.training.excs import DataError
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch knows no common types
 
 
-def to_tensor(value: Any) -> torch.Tensor:
-    """A tensor over the memory of the value where possible."""
+def to_tensor(value: Any, name: str = "data") -> torch.Tensor:
+    """A tensor over the memory of the value where possible; `name`: of the value in errors."""
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.is_meta or value.is_complex():
             raise DTypeError(
-                f"[train] data: got a tensor of {value.dtype} ({value.layout}, {value.device}), expected real numbers, dense"
+                f"[train] {name}: got a tensor of {value.dtype} ({value.layout}, {value.device}), expected real numbers, dense"
             )
         return value.detach()
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise DataError("[train] data: got masked elements; drop or fill these rows first")
+        raise DataError(f"[train] {name}: got masked elements; drop or fill these rows first")
     elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
         return torch.from_dlpack(value)
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         if array.dtype.name == "bfloat16":  # of ml_dtypes
             return to_tensor(array.view(np.int16)).view(torch.bfloat16)
-        raise DTypeError(f"[train] data: got elements of type {array.dtype}, expected numbers; convert them first")
+        raise DTypeError(f"[train] {name}: got elements of type {array.dtype}, expected numbers; convert them first")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if not array.flags.writeable or any(s < 0 for s in array.strides) or not array.dtype.isnative:
@@ -42,10 +42,7 @@ def to_tensor(value: Any) -> torch.Tensor:
 def to_column(value: Any, name: str, t: Any) -> torch.Tensor:
     """The data of an input of the type `t` = (element type, dims, kind); numbers that do not fit into it are refused, a second
     dimension of one column is added or dropped."""
-    try:
-        tensor = to_tensor(value)
-    except (DTypeError, DataError) as error:
-        raise type(error)(str(error).replace("data:", f'"{name}":', 1)) from None
+    tensor = to_tensor(value, f'"{name}"')
     wanted = ONNX_TO_TORCH[t[0]]
     floats = tensor.dtype.is_floating_point
     if floats and not all_finite(tensor):

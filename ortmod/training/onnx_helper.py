@@ -55,7 +55,8 @@ def initializer_names(model: Any, graph: _C.Model) -> list[str]:
     if isinstance(model, str | os.PathLike):
         proto = onnx.load(os.fspath(model), load_external_data=False)
     else:
-        proto = as_proto(getattr(model, "model_proto", model))
+        model = getattr(model, "model_proto", model)
+        proto = model if hasattr(model, "graph") else as_proto(model)
     named = {i.name for i in proto.graph.initializer} | {i.values.name for i in proto.graph.sparse_initializer}
     return [name for name in floats if name in named] or floats
 

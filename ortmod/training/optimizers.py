@@ -8,8 +8,8 @@ import torch
 
 from ortmod import _C
 from ortmod._errors import DTypeError, ModelError
-from ortmod._model import load
 from ortmod.training._base_estimator import BaseEstimator
+from ortmod.training._engine import Engine
 from ortmod.training._values import to_tensor
 from ortmod.training.excs import ParameterError
 from ortmod.training.sgd_learning_rate import BaseLearningRate
@@ -126,9 +126,9 @@ class OrtGradientOptimizer(BaseEstimator):
             "divide": divide,
         }
 
-    def _columns(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
-        columns = super()._columns(X, y, sample_weight)
-        names = [name for name, _, _ in load(self.model_onnx).inputs]
+    def _columns(self, engine: Engine, X: Any, y: Any, sample_weight: Any) -> list[Any]:
+        columns = super()._columns(engine, X, y, sample_weight)
+        names = [name for name, _, _ in engine.model.inputs]
         if sample_weight is not None:
             columns.insert(names.index(self.sample_weight_name), columns.pop())
         elif self.sample_weight_name in names and len(columns) == len(names) - 1:
@@ -165,7 +165,7 @@ class OrtGradientOptimizer(BaseEstimator):
     def losses(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """The weighted loss of each row alone (with what the graph adds to it), in the order of the rows."""
         engine = self._fitted()
-        columns = engine.tensors(self._columns(X, y, sample_weight))
+        columns = engine.tensors(self._columns(engine, X, y, sample_weight))
         single = [engine.trainer.loss([c[i : i + 1] for c in columns])[0] for i in range(len(columns[0]))]
         losses = torch.tensor(single, dtype=torch.double)
         if sample_weight is not None and self.loss_reduction == "sum":  # divided by the weight of its row
@@ -174,7 +174,8 @@ class OrtGradientOptimizer(BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Minus the mean loss."""
-        return -self._fitted().loss(self._columns(X, y, sample_weight))[0]
+        engine = self._fitted()
+        return -engine.loss(self._columns(engine, X, y, sample_weight))[0]
 
     def get_state(self) -> dict[str, Any]:
         """The trained weights by name."""

@@ -7,7 +7,7 @@ import torch
 
 from ortmod import _C
 from ortmod._errors import DTypeError, ModelError, RunError, ShapeError
-from ortmod._model import ONNX_TO_TORCH, load
+from ortmod._model import ONNX_TO_TORCH
 from ortmod.training._base_estimator import BaseEstimator, as_list, finite, select_penalties
 from ortmod.training._values import to_tensor
 from ortmod.training.excs import ParameterError
@@ -166,7 +166,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
     def losses(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """The weighted loss of each row, summed over the targets, in the order of the rows, of shape (n,)."""
         engine = self._fitted()
-        columns = self._columns(X, y, sample_weight)
+        columns = self._columns(engine, X, y, sample_weight)
         if len(engine.losses) == 1 and (sample_weight is None or engine.takes_weights):
             scores = engine.loss(columns)[1]
             if scores is None:
@@ -206,7 +206,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         """The same with a None for each input of the graph before them; several kinds give several lists."""
         if isinstance(kind, list | tuple):
             return [self.get_full_state(k) for k in kind]
-        return [None] * len(load(self.model_onnx).inputs) + self._lists(kind)
+        return [None] * len(self._fitted().model.inputs) + self._lists(kind)
 
     def set_state(self, state: Sequence[Any], check_trained: bool = True, kind: str = "weight", zero: bool = False) -> None:
         """Sets weights or velocities, in the order of weights_to_train (leading Nones for inputs may be there); None leaves one
@@ -214,7 +214,7 @@ class OrtGradientForwardBackwardOptimizer(BaseEstimator):
         engine = self._fitted()
         names = self._weight_names()
         values = list(state)
-        if len(values) == len(names) + len(load(self.model_onnx).inputs):
+        if len(values) == len(names) + len(self._fitted().model.inputs):
             values = values[-len(names) :]
         if len(values) != len(names):
             raise ModelError(f"[train] state: got {len(values)} values, expected {len(names)} ({', '.join(names)})")
