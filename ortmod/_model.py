@@ -31,7 +31,7 @@ ONNX_TO_TORCH = {
     20: torch.float8_e5m2fnuz,
 }
 Raw = tuple[int, tuple[int, ...], bytes]  # element type, dims, data
-_LARGE = 1 << 16  # bytes
+_LARGE, _WIDEST = 1 << 16, 16  # bytes of data worth taking apart, of an element
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 TORCH_TO_ONNX = {torch_type: code for code, torch_type in ONNX_TO_TORCH.items()}
 
@@ -82,7 +82,10 @@ def _apart(proto: Any) -> tuple[Any, dict[str, Raw]]:
 
 def _large(tensor: Any) -> Raw | None:
     """The data of an initializer that is not small and has raw data of the right length and nothing else."""
-    kind, dims = ONNX_TO_TORCH.get(tensor.data_type), tuple(tensor.dims)
+    dims = tuple(tensor.dims[:])
+    if math.prod(dims) < _LARGE // _WIDEST:  # most of many
+        return None
+    kind = ONNX_TO_TORCH.get(tensor.data_type)
     size = math.prod(dims) * kind.itemsize if kind is not None else 0
     if size < _LARGE or min(dims, default=0) < 0 or tensor.data_location or not tensor.HasField("raw_data"):
         return None
